@@ -140,19 +140,26 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """The rollout was scored. ``parts`` names each reward that went into ``value``."""
+    """The rollout was scored.
+
+    Attributes:
+        parts: each reward that went into ``value``, by name.
+        turns: process rewards that are not in ``value``, one per turn; None for a turn without one. Empty: none.
+    """
 
     value: float
     parts: Mapping[str, float] = field(default_factory=dict)
+    turns: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyFailure:
-    """The policy broke the rules; ``value`` is its reward, and the rollout counts in the statistics."""
+    """The policy broke the rules; its reward is as in ``Reward``, and the rollout counts in the statistics."""
 
     value: float
     reason: str
     parts: Mapping[str, float] = field(default_factory=dict)
+    turns: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,11 @@ class RunConfig(Section):
             )
         if self.reward.needs_generator and self.services.generator is None:
             raise ValueError(f"reward kind {self.reward.kind} needs services.generator, the address of a generator")
+        if self.reward.search_gain and not self.algorithm.credits_turns:
+            raise ValueError(
+                f"{self.algorithm.kind} gives all tokens of a rollout one advantage, so reward.search_gain would reach "
+                "no turn: set it to 0, or choose another algorithm.kind"
+            )
         if self.engine.takes_adapter and self.learner.adapter.kind == "none":
             raise ValueError(
                 "engine.weight_transfer.backend lora_adapter sends an adapter alone, and learner.adapter.kind none "

@@ -323,6 +323,7 @@ def build_rewards(
 
     return RewardScorer(
         function,
+        search_gain=config.reward.search_gain,
         overlong=config.reward.overlong.build(config.overlong_penalty, limits.max_sampled_tokens),
         max_in_flight=config.reward.max_in_flight,
         pause_seconds=config.rollouts.retry_pause_seconds,
@@ -366,6 +367,7 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "reward": config.reward.kind,
         "reward costs": ", ".join(f"{name} {value}" for name, value in sorted(config.reward.costs.items())),
         "overlong penalty": f"{config.overlong_penalty:g}",
+        "search gain": _describe_search_gain(config, source),
         "search mode": config.services.retrieval_mode,
         "algorithm": config.algorithm.kind,
         "dtype": config.learner.dtype,
@@ -375,6 +377,14 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "optimizer": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }
+
+
+def _describe_search_gain(config: RunConfig, source: TaskSource) -> str:
+    """Return the weight of the process reward, and of what it depends besides the questions' fingerprint."""
+    if not config.reward.search_gain:
+        return "0"
+    gold = hashlib.sha256(repr(source.gold_passages).encode()).hexdigest()
+    return f"{config.reward.search_gain:g} of {gold[:16]}"
 
 
 def dump_config(config: RunConfig) -> str:

@@ -18,10 +18,16 @@ from services.trainer.learner.learner import Learner
 from services.trainer.learner.learner_group import LearnerGroup
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import LossReport, OptimReport
-from services.trainer.learner.train_batch import ScoredTrajectory, TrainBatch, TrainRow, rows_from_trajectories
-from services.trainer.losses.advantages import GroupAdvantage, group_advantages
+from services.trainer.learner.train_batch import (
+    ScoredTrajectory,
+    TrainBatch,
+    TrainRow,
+    find_turns,
+    rows_from_trajectories,
+)
+from services.trainer.losses.advantages import GroupAdvantage, group_advantages, process_advantages
 from services.trainer.losses.policy_losses import LossSettings
-from services.trainer.rollouts.group import Group
+from services.trainer.rollouts.group import Group, Rollout
 
 PROBE_ROWS = 4
 """Rows whose log-probabilities are compared with the engine's before each update: wrong weights show on any row, and
@@ -41,6 +47,8 @@ class AlgorithmBase(Section):
     """What the settings of all algorithms have in common."""
 
     needs_critic: ClassVar[bool] = False
+    credits_turns: ClassVar[bool] = True
+    """Whether the tokens of a rollout may have different advantages, as process rewards give them."""
     overlong_penalty: ClassVar[float] = 0.0
     """Default of ``reward.overlong.penalty``."""
 
@@ -72,10 +80,15 @@ class AlgorithmBase(Section):
 
 @dataclass(frozen=True, slots=True)
 class StepRows:
-    """The rows of one step, and the rewards by (group, rollout) if the algorithm assigns credit by itself."""
+    """The rows of one step, and the rewards by (group, rollout) if the algorithm assigns credit by itself.
+
+    Attributes:
+        turn_rewards: process rewards of the rollouts that have any.
+    """
 
     rows: list[TrainRow]
     rewards: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    turn_rewards: Mapping[tuple[int, int], tuple[float | None, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,9 +177,14 @@ def logprob_mismatch(learner: Learner, rows: Sequence[TrainRow]) -> float | None
 
 
 def group_rows(
-    groups: Sequence[Group], kind: GroupAdvantage, scale: float, temperature: float, drop_idle: bool
+    groups: Sequence[Group],
+    kind: GroupAdvantage,
+    scale: float,
+    temperature: float,
+    drop_idle: bool,
+    credits_turns: bool = True,
 ) -> list[TrainRow]:
-    """Return one row per usable rollout, with its advantage in its group.
+    """Return one row per usable rollout, with its advantage in its group, to which those of its turns are added.
 
     Rollouts that failed by infrastructure or are masked have no row and are in no statistic. A group whose advantages
     are all 0 has no learning signal: its rewards are equal or, with kind ``reward``, all 0. With ``drop_idle`` it is
@@ -175,13 +193,28 @@ def group_rows(
     scored: list[ScoredTrajectory] = []
     for group in groups:
         advantages = group_advantages(group.rewards, kind, scale)
-        if drop_idle and not advantages.any():
+        turns = process_advantages(group.turn_rewards if credits_turns else [()] * len(group.rollouts), kind, scale)
+        if drop_idle and not advantages.any() and not any(map(any, turns)):
             continue
-        scored.extend(usable_members(group, advantages.tolist()))
+        scored.extend(usable_members(group, list(map(_per_token, group.rollouts, advantages.tolist(), turns))))
     return rows_from_trajectories(scored, temperature)
 
 
-def usable_members(group: Group, advantages: Sequence[float]) -> list[ScoredTrajectory]:
+def _per_token(rollout: Rollout, advantage: float, turns: Sequence[float]) -> float | list[float]:
+    """Return the rollout's advantage, or one per sampled token if its turns have advantages of their own."""
+    if not turns or rollout.trajectory is None:
+        return advantage
+    mask = np.asarray(rollout.trajectory.tokens.mask, dtype=np.bool_)
+    runs = find_turns(mask, len(turns))
+    if runs is None:  # turns that no observation separates: their tokens share what the rollout earned
+        return advantage + turns[0]
+    per_token = np.full(len(mask), advantage)
+    for run, more in zip(runs, turns, strict=True):
+        per_token[run] += more
+    return per_token[mask].tolist()
+
+
+def usable_members(group: Group, advantages: Sequence[float | Sequence[float]]) -> list[ScoredTrajectory]:
     """Return the rollouts of a group that can be trained, each with its advantage."""
     return [
         ScoredTrajectory(rollout.trajectory, group.prompt.group_id, rollout.rollout_index, advantage)

@@ -3,16 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
+from types import MappingProxyType
 
 import numpy as np
 
 from services.trainer.algorithms.base import StepRows, usable_members
-from services.trainer.learner.train_batch import FloatArray, TrainRow, rows_from_trajectories
+from services.trainer.learner.train_batch import BoolArray, FloatArray, TrainRow, find_turns, rows_from_trajectories
 from services.trainer.losses.advantages import GaeSettings, Moments, group_advantages, masked_advantages, whiten
 from services.trainer.rollouts.group import Group
 
 RolloutRewards = Mapping[tuple[int, int], float]
 """Rewards by group id and rollout index."""
+TurnRewards = Mapping[tuple[int, int], tuple[float | None, ...]]
+"""Process rewards of a rollout's turns, by group id and rollout index."""
 
 
 def reward_rows(groups: Sequence[Group], temperature: float) -> StepRows:
@@ -24,7 +27,13 @@ def reward_rows(groups: Sequence[Group], temperature: float) -> StepRows:
         for rollout, reward in zip(group.rollouts, group.rewards, strict=True)
         if reward is not None
     }
-    return StepRows(rows_from_trajectories(scored, temperature), rewards)
+    turns = {
+        (group.prompt.group_id, rollout.rollout_index): found
+        for group in groups
+        for rollout, found in zip(group.rollouts, group.turn_rewards, strict=True)
+        if found
+    }
+    return StepRows(rows_from_trajectories(scored, temperature), rewards, turns)
 
 
 def rows_with_gae(
@@ -32,6 +41,7 @@ def rows_with_gae(
     rewards: RolloutRewards,
     values: Sequence[FloatArray],
     settings: GaeSettings,
+    turn_rewards: TurnRewards = MappingProxyType({}),
 ) -> list[TrainRow]:
     """Fill advantages, returns and old values.
 
@@ -40,6 +50,7 @@ def rows_with_gae(
 
     Args:
         rewards: by (group_id, rollout_index).
+        turn_rewards: the same for process rewards, each of which is earned at the last token of its turn.
         values: the critic's values before the update, one array per row.
 
     Raises:
@@ -48,7 +59,7 @@ def rows_with_gae(
     pairs = sorted(zip(rows, values, strict=True), key=lambda pair: pair[0].key)
     filled: list[TrainRow] = []
     for rollout, group in groupby(pairs, key=lambda pair: pair[0].key[:2]):
-        filled.extend(_episode(list(group), rewards[rollout], settings))
+        filled.extend(_episode(list(group), rewards[rollout], settings, turn_rewards.get(rollout, ())))
     if not settings.whiten:
         return filled
     # Over the batch, not per rollout: with gamma and lambda 1 a token's advantage is the rollout's reward minus the
@@ -59,7 +70,12 @@ def rows_with_gae(
     return [replace(row, advantages=array.astype(np.float32)) for row, array in zip(filled, whitened, strict=True)]
 
 
-def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: GaeSettings) -> list[TrainRow]:
+def _episode(
+    pairs: list[tuple[TrainRow, FloatArray]],
+    reward: float,
+    settings: GaeSettings,
+    turn_rewards: Sequence[float | None],
+) -> list[TrainRow]:
     # The rows of a rollout are joined in the order of their parts: GAE must run over the complete episode, because the
     # reward at its end is credited to the tokens of earlier parts, too.
     mask = np.concatenate([row.mask for row, _ in pairs])
@@ -67,6 +83,9 @@ def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: 
     penalties = None
     if settings.kl_coefficient:
         penalties = np.concatenate([-settings.kl_coefficient * _k1(row) for row, _ in pairs])
+    if turn_rewards:
+        earned = _at_turn_ends(mask, turn_rewards)
+        penalties = earned if penalties is None else penalties + earned
     advantages, returns = masked_advantages(
         mask, values, reward, gamma=settings.gamma, gae_lambda=settings.gae_lambda, token_rewards=penalties
     )
@@ -82,6 +101,16 @@ def _episode(pairs: list[tuple[TrainRow, FloatArray]], reward: float, settings: 
     ]
 
 
+def _at_turn_ends(mask: BoolArray, turn_rewards: Sequence[float | None]) -> FloatArray:
+    """Place each turn's process reward at its last token; all at the last one if the turns cannot be told apart."""
+    placed = np.zeros(len(mask), dtype=np.float32)
+    runs = find_turns(mask, len(turn_rewards))
+    ends = [run.stop - 1 for run in runs] if runs else [int(np.flatnonzero(mask)[-1])] * len(turn_rewards)
+    for end, reward in zip(ends, turn_rewards, strict=True):
+        placed[end] += reward or 0.0
+    return placed
+
+
 def _k1(row: TrainRow) -> FloatArray:
     # k1 of the KL to the reference. Of the sampler, not of the current policy: a penalty in the reward belongs to the
     # sampled tokens and is fixed before the update, as the reward is.
@@ -91,7 +120,13 @@ def _k1(row: TrainRow) -> FloatArray:
 
 
 def rows_with_returns(
-    rows: Sequence[TrainRow], rewards: RolloutRewards, *, gamma: float, kl_coefficient: float, min_std: float
+    rows: Sequence[TrainRow],
+    rewards: RolloutRewards,
+    *,
+    gamma: float,
+    kl_coefficient: float,
+    min_std: float,
+    turn_rewards: TurnRewards = MappingProxyType({}),
 ) -> list[TrainRow]:
     """Fill advantages without a critic: what is still earned from a token on, whitened over all tokens of the batch.
 
@@ -101,7 +136,7 @@ def rows_with_returns(
     # With a value of 0 everywhere and lambda 1, GAE is the return itself.
     settings = GaeSettings(gamma=gamma, gae_lambda=1.0, whiten=True, min_std=min_std, kl_coefficient=kl_coefficient)
     zeros = [np.zeros(len(row), dtype=np.float32) for row in rows]
-    filled = rows_with_gae(rows, rewards, zeros, settings)
+    filled = rows_with_gae(rows, rewards, zeros, settings, turn_rewards)
     return [replace(row, returns=None, values_old=None) for row in filled]
 
 

@@ -113,6 +113,7 @@ class DrGrpoSettings(GroupSettings):
 class GspoSettings(GroupSettings):
     """GRPO with one ratio per rollout."""
 
+    credits_turns: ClassVar[bool] = False
     kind: Literal["gspo"] = "gspo"
     drop_zero_variance: bool = Field(
         default=False, description="Groups without any advantage (equal rewards) leave the batch."
@@ -135,9 +136,8 @@ class GroupRelative(Algorithm[Settings], Generic[Settings]):
 
     def rows(self, groups: Sequence[Group], temperature: float) -> StepRows:
         settings = self.settings
-        return StepRows(
-            group_rows(groups, settings.advantage, settings.scale, temperature, settings.drop_zero_variance)
-        )
+        drop, credits_turns = settings.drop_zero_variance, settings.credits_turns
+        return StepRows(group_rows(groups, settings.advantage, settings.scale, temperature, drop, credits_turns))
 
     def update(self, learners: LearnerGroup, step_rows: StepRows, step: int) -> UpdateReport:
         return update_policy(learners.policy, TrainBatch.of(step_rows.rows, step), self.loss, self.update_settings)

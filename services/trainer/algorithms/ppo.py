@@ -80,7 +80,7 @@ class Ppo(Algorithm[PpoSettings]):
         if critic is None:
             raise ValueError("ppo needs a critic")
         rows = step_rows.rows
-        filled = rows_with_gae(rows, step_rows.rewards, critic.values(rows), self.settings.gae)
+        filled = rows_with_gae(rows, step_rows.rewards, critic.values(rows), self.settings.gae, step_rows.turn_rewards)
         # The policy is trained on advantages of the values before the critic's update, so the order of the two updates
         # does not matter to it; the values after the update have already seen the rewards of these rollouts.
         batch = TrainBatch.of(filled, step)

@@ -4,7 +4,7 @@ Tokens that an older policy sampled are weighted by a capped, detached importanc
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
@@ -63,6 +63,7 @@ class Reinforce(Algorithm[ReinforceSettings]):
 class RlooSettings(AlgorithmBase):
     """A rollout is one action: its reward less its KL is compared with the other rollouts of its group."""
 
+    credits_turns: ClassVar[bool] = False
     kind: Literal["rloo"] = "rloo"
     # TRL's default. The KL is a sum over the rollout, here of several turns: 0.05 of 10 nats is half a success.
     reward_kl_coefficient: NonNegativeFloat = Field(

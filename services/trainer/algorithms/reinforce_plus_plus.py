@@ -5,7 +5,7 @@ mean reward of the group, and has the KL in the loss. The KL coefficients are th
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
@@ -64,6 +64,7 @@ class BaselineLoss(PpoLoss):
 class ReinforcePlusPlusBaselineSettings(NormalizedSettings):
     """Advantages are the rewards less the mean of their group, normalized over the batch."""
 
+    credits_turns: ClassVar[bool] = False
     kind: Literal["reinforce_plus_plus_baseline"] = "reinforce_plus_plus_baseline"
     loss: BaselineLoss = Field(default=BaselineLoss(), description="Loss of the policy.")  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -87,6 +88,7 @@ class ReinforcePlusPlus(Algorithm[ReinforcePlusPlusSettings]):
             gamma=settings.gamma,
             kl_coefficient=settings.reward_kl_coefficient,
             min_std=settings.min_std,
+            turn_rewards=step_rows.turn_rewards,
         )
         return update_policy(learners.policy, TrainBatch.of(rows, step), settings.loss, self.update_settings)
 

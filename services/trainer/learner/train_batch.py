@@ -174,6 +174,13 @@ def rows_from_trajectories(scored: Iterable[ScoredTrajectory], temperature: floa
     return rows
 
 
+def find_turns(mask: BoolArray, turns: int) -> list[slice] | None:
+    """Return the sampled tokens of each turn, a run of the mask each; None if there is another number of runs."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    runs = [slice(int(start), int(end)) for start, end in zip(edges[::2], edges[1::2], strict=True)]
+    return runs if len(runs) == turns else None
+
+
 def row_from_record(
     record: TokenRecord, key: RowKey, advantage: float = 0.0, weight: float = 1.0, temperature: float = 1.0
 ) -> TrainRow:

@@ -11,6 +11,7 @@ and no reward, and take no time step. With the mask [0, 1, 1, 0, 0, 1], steps 0,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -65,6 +66,26 @@ def group_advantages(
         # the first (the others average 0) and -1/3 for each of the others.
         centered = centered * len(members) / (len(members) - 1)
     advantages[usable] = scale * centered
+    return advantages
+
+
+def process_advantages(
+    turn_rewards: Sequence[Sequence[float | None]], kind: GroupAdvantage = "mean_baseline", scale: float = 1.0
+) -> list[list[float]]:
+    """Return an advantage for each turn of each member of one group (process supervision of GRPO, 2402.03300, 4.1.3).
+
+    The rewards of all turns of the group are compared with each other, as ``group_advantages`` compares members, and a
+    turn's advantage is the sum over it and the turns after it. Turns without a reward (None) are in no statistic.
+    Example with ``mean_baseline``: turns [1, 0] and [0, None] have the mean 1/3, so 2/3, -1/3 and -1/3: the advantages
+    are [1/3, -1/3] and [-1/3, 0].
+    """
+    flat = [reward for turns in turn_rewards for reward in turns]
+    # a turn has no other turns of its own group to leave out
+    compared = group_advantages(flat, "mean_baseline" if kind == "leave_one_out" else kind, scale).tolist()
+    advantages: list[list[float]] = []
+    for turns in turn_rewards:
+        own, compared = compared[: len(turns)], compared[len(turns) :]
+        advantages.append(list(accumulate(reversed(own)))[::-1])
     return advantages
 
 

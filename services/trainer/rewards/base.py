@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Generic, Self, TypeVar
 
@@ -56,6 +57,11 @@ class RewardBase(Section):
     """The settings that every kind of reward has."""
 
     max_in_flight: PositiveInt = Field(default=64, description="Trajectories that are scored at once.")
+    # The gains of a rollout add up to 1 at most: with a weight below 1, finding the evidence is worth less than a
+    # success.
+    search_gain: NonNegativeFloat = Field(
+        default=0.0, description="Weight of what each search adds to the evidence, a process reward of its turn."
+    )
     overlong: OverlongSettings = Field(default=OverlongSettings(), description="Penalty on long rollouts.")
 
     # A configuration is checked by these before any reward is built.
@@ -94,6 +100,16 @@ class RewardBase(Section):
         Raises:
             searchrl.errors.ConfigurationError: the reward cannot be computed.
         """
+
+
+def add_turns(
+    turns: tuple[float | None, ...], weight: float, more: tuple[float | None, ...]
+) -> tuple[float | None, ...]:
+    """Add weighted process rewards turn by turn; a turn has none only if neither has one."""
+    return tuple(
+        None if first is None and second is None else (first or 0.0) + weight * (second or 0.0)
+        for first, second in zip_longest(turns, more)
+    )
 
 
 Settings = TypeVar("Settings", bound=RewardBase)

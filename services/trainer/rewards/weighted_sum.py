@@ -11,9 +11,9 @@ from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Reward, Trajectory
 from searchrl.errors import ConfigurationError, unknown_name
 from searchrl.platform.settings import Section, validate
-from services.trainer.rewards.base import RewardBase, RewardFunction
+from services.trainer.rewards.base import RewardBase, RewardFunction, add_turns
 
-SHARED = ("max_in_flight", "overlong")
+SHARED = ("max_in_flight", "overlong", "search_gain")
 """Settings that belong to the sum and not to its parts."""
 
 
@@ -130,13 +130,15 @@ class WeightedSumReward(RewardFunction[WeightedSumSettings]):
         """See ``RewardFunction``; a failure of one part leaves the rollout without a reward."""
         # One after the other: most parts need no service, and those that need one are cached in a step.
         values: dict[str, float] = {}
+        turns: tuple[float | None, ...] = ()
         correct: float | None = None
         for name, (weight, function) in self._parts.items():
             found = await function.score(question, trajectory)
             values[name] = weight * found.value
+            turns = add_turns(turns, weight, found.turns)
             if correct is None:
                 correct = found.parts.get("correct")
-        return Reward(sum(values.values()), values if correct is None else {**values, "correct": correct})
+        return Reward(sum(values.values()), values if correct is None else {**values, "correct": correct}, turns)
 
     def start_step(self) -> None:
         """See ``RewardFunction``."""

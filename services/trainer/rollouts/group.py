@@ -81,6 +81,11 @@ class Rollout:
         """The reward; None if there is none, which is not a reward of 0."""
         return None if isinstance(self.outcome, NO_REWARD) else self.outcome.value
 
+    @property
+    def turn_rewards(self) -> tuple[float | None, ...]:
+        """The process rewards of the turns; empty if there are none."""
+        return () if isinstance(self.outcome, NO_REWARD) else self.outcome.turns
+
 
 @dataclass(slots=True)
 class Group:
@@ -98,6 +103,11 @@ class Group:
         """One entry per rollout; None if it takes part in no statistic."""
         return [rollout.value if self.is_usable(rollout) else None for rollout in self.rollouts]
 
+    @property
+    def turn_rewards(self) -> list[tuple[float | None, ...]]:
+        """The process rewards of each rollout; empty for one that takes part in no statistic."""
+        return [rollout.turn_rewards if self.is_usable(rollout) else () for rollout in self.rollouts]
+
     def is_usable(self, rollout: Rollout) -> bool:
         """Whether the rollout counts in the group's statistics and in the loss."""
         if rollout.trajectory is None or rollout.value is None or not any(rollout.trajectory.tokens.mask):
@@ -113,7 +123,9 @@ class Group:
     @property
     def has_variance(self) -> bool:
         """Whether the rewards differ by more than rounding, so that the group has a learning signal."""
-        return not are_equal([reward for reward in self.rewards if reward is not None])
+        if not are_equal([reward for reward in self.rewards if reward is not None]):
+            return True
+        return not are_equal([reward for turns in self.turn_rewards for reward in turns if reward is not None])
 
     @property
     def oldest_version(self) -> int:

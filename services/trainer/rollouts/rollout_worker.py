@@ -23,7 +23,8 @@ from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
 from searchrl.platform.retry import UNLIMITED_ATTEMPTS, RetryPolicy, longest
 from searchrl.platform.telemetry.tracing import span
 from searchrl.rewards.overlong import OverlongPenalty
-from services.trainer.rewards.base import RewardFunction
+from searchrl.rewards.retrieval_gain import retrieval_gains
+from services.trainer.rewards.base import RewardFunction, add_turns
 from services.trainer.rollouts.finished_rollouts import FinishedRollout, FinishedRollouts
 from services.trainer.rollouts.group import Rollout, RolloutSettings
 from services.trainer.rollouts.refusals import raise_if_run_ends
@@ -207,6 +208,7 @@ class RewardScorer:
 
     Args:
         overlong: what long rollouts lose.
+        search_gain: weight of each search's gain, a process reward of its turn.
         on_outage: called after every attempt that failed by an outage; may wait until a retry makes sense.
     """
 
@@ -215,6 +217,7 @@ class RewardScorer:
         function: RewardFunction[Any],
         *,
         overlong: OverlongPenalty | None = None,
+        search_gain: float = 0.0,
         max_in_flight: int = 64,
         pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
@@ -222,6 +225,7 @@ class RewardScorer:
     ) -> None:
         self._function = function
         self._overlong = overlong
+        self._search_gain = search_gain
         self._slots = asyncio.Semaphore(max_in_flight)
         # The clients below have waited as long as a server's Retry-After asked. With the defaults the pauses are 0.5,
         # 1, 2, 4, 8, 16 and then 30 s; ``on_outage`` may wait longer.
@@ -254,9 +258,14 @@ class RewardScorer:
         if self._overlong is not None:
             loss = self._overlong.score(trajectory)
             reward = replace(reward, value=reward.value + loss, parts={**reward.parts, "overlong": loss})
+        if self._search_gain:
+            gains = retrieval_gains(question, trajectory)
+            found = sum(gain for gain in gains if gain is not None)
+            turns = add_turns(reward.turns, self._search_gain, gains)
+            reward = replace(reward, turns=turns, parts={**reward.parts, "retrieval_gain": found})
         # Only the name of the outcome differs: the value is the reward function's, and the rollout counts in its group.
         if trajectory.stop_reason in POLICY_FAILURES:
-            return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts)
+            return PolicyFailure(reward.value, trajectory.stop_reason, reward.parts, reward.turns)
         return reward
 
     async def _attempt(self, question: Question, trajectory: Trajectory) -> Reward:

@@ -41,6 +41,11 @@ class TaskSource:
     def __len__(self) -> int:
         return len(self._questions)
 
+    @property
+    def gold_passages(self) -> list[tuple[str, ...]]:
+        """Gold passages of each question."""
+        return [question.gold_passage_ids for question in self._questions]
+
     def next(self) -> PromptGroup:
         """Draw the next group."""
         group = self.group(self.next_group_id)

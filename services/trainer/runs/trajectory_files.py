@@ -19,7 +19,8 @@ SCHEMA = pa.schema(
     [
         ("step", pa.int32()), ("group_id", pa.int64()), ("rollout_index", pa.int32()), ("question_id", pa.string()),
         ("question", pa.string()), ("outcome", pa.string()), ("reason", pa.string()), ("reward", pa.float64()),
-        ("reward_parts", pa.string()), ("stop_reason", pa.string()), ("well_formed", pa.bool_()),
+        ("reward_parts", pa.string()), ("turn_rewards", pa.list_(pa.float64())),
+        ("stop_reason", pa.string()), ("well_formed", pa.bool_()),
         ("answer", pa.string()), ("turn_texts", pa.list_(pa.string())), ("queries", pa.list_(pa.string())),
         ("document_ids", pa.list_(pa.string())), ("attempts", pa.int32()), ("rollout_seconds", pa.float64()),
         ("ids", pa.list_(pa.int32())), ("mask", pa.list_(pa.bool_())), ("logprobs", pa.list_(pa.float32())),
@@ -56,6 +57,7 @@ def _to_row(step: int, group: Group, rollout: Rollout) -> dict[str, object]:
         "reason": "" if isinstance(outcome, Reward) else outcome.reason,
         "reward": rollout.value,
         "reward_parts": "{}" if isinstance(outcome, NO_REWARD) else json.dumps(dict(outcome.parts)),
+        "turn_rewards": list(rollout.turn_rewards),
         "stop_reason": trajectory.stop_reason,
         "well_formed": trajectory.well_formed,
         "answer": trajectory.answer,

@@ -134,6 +134,7 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
         (["reward.kind=exact_match", "algorithm.loss.sequence_ratio_high=0.5"], "nothing would be trained"),
         (["reward.kind=exact_match", "algorithm.loss.sequence_ratio_low=1.5"], "nothing would be trained"),
         (["services.generator=g:1", "reward.document_cost=1"], "document_cost .* worth no more than a failure"),
+        (["reward.kind=exact_match", "algorithm.kind=rloo", "reward.search_gain=0.3"], "would reach no turn"),
         (["services.generator=g:1", "reward.search_cost=2"], "search_cost .* worth no more than a failure"),
         (
             [

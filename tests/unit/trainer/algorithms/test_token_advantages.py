@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import InfraFailure, Outcome, Reward
-from services.trainer.algorithms.base import UpdateSettings
+from searchrl.domain.trajectory import InfraFailure, Outcome, Reward, TokenKind, Trajectory
+from services.trainer.algorithms.base import UpdateSettings, group_rows
 from services.trainer.algorithms.gae import leave_one_out_rows, rows_with_returns
 from services.trainer.algorithms.reinforce_plus_plus import (
     ReinforcePlusPlusBaseline,
@@ -99,3 +99,53 @@ def test_rloo_without_a_kl_needs_no_reference_and_skips_equal_rewards() -> None:
     assert [advantages(one) for one in leave_one_out_rows(rows, {(0, 0): 0.5, (0, 1): 0.5}, 0.0)] == [[0.0], [0.0]]
     with pytest.raises(ValueError, match="reference_logprobs"):
         leave_one_out_rows(rows, {(0, 0): 0.5, (0, 1): 0.5}, 0.1)
+
+
+def test_a_process_reward_is_earned_at_the_end_of_its_turn() -> None:
+    # turns of one and two tokens; the first earns .25, the second .5, the rollout 1 at its last token
+    rows = [row(RowKey(0, 0), [-1.0, -1.0, -1.0], None), row(RowKey(1, 0), [-1.0], None)]
+    first, _ = rows_with_returns(
+        rows, {(0, 0): 1.0, (1, 0): 0.0}, gamma=1.0, kl_coefficient=0.0, min_std=0.0,
+        turn_rewards={(0, 0): (0.25, 0.5)},
+    )  # fmt: skip
+    returns = np.array([1.75, 1.5, 1.5, 0.0])
+    assert advantages(first) == pytest.approx(((returns - returns.mean()) / returns.std())[:3].tolist(), abs=1e-5)
+
+
+def two_turns() -> Trajectory:
+    """Turns of two tokens and one, with an observation between them."""
+    made = Trajectory("q")
+    made.tokens.append_given([1, 2], TokenKind.PROMPT)
+    for ids in ([3, 4], [5]):
+        made.tokens.append_sampled(ids, [-0.5] * len(ids), [0] * len(ids), [int(TokenKind.ACTION)] * len(ids))
+        made.tokens.append_given([6], TokenKind.OBSERVATION)
+    return made
+
+
+def group_with_turns(*outcomes: Reward) -> Group:
+    rollouts = [Rollout(index, two_turns(), outcome) for index, outcome in enumerate(outcomes)]
+    return Group(PromptGroup(0, 0, Question("q", "text", ("a",))), rollouts)
+
+
+def test_in_a_group_the_advantages_of_turns_are_added_to_that_of_the_rollout() -> None:
+    group = group_with_turns(Reward(1.0, turns=(1.0, 0.0)), Reward(0.0, turns=(0.0, None)))
+    first, second = group_rows([group], "mean_baseline", 1.0, 1.0, True)
+    assert advantages(first) == pytest.approx([0.5 + 1 / 3] * 2 + [0.5 - 1 / 3])
+    assert advantages(second) == pytest.approx([-0.5 - 1 / 3] * 2 + [-0.5])
+    plain, _ = group_rows([group], "mean_baseline", 1.0, 1.0, True, False)
+    assert advantages(plain) == [0.5] * 3
+
+
+def test_equal_rewards_with_different_process_rewards_have_a_signal() -> None:
+    group = group_with_turns(Reward(1.0, turns=(1.0, None)), Reward(1.0, turns=(0.0, None)))
+    assert group.has_variance
+    assert [advantages(one) for one in group_rows([group], "mean_baseline", 1.0, 1.0, True)] == [
+        [0.5, 0.5, 0.0],
+        [-0.5, -0.5, 0.0],
+    ]
+
+
+def test_turns_that_cannot_be_told_apart_share_what_they_earned() -> None:
+    group = group_with_turns(Reward(0.0, turns=(1.0, 0.0, 0.0)), Reward(0.0, turns=(0.0, 0.0, 0.0)))
+    first, _ = group_rows([group], "reward", 1.0, 1.0, False)
+    assert advantages(first) == [1.0] * 3

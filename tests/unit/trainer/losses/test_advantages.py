@@ -12,6 +12,7 @@ from services.trainer.losses.advantages import (
     generalized_advantages,
     group_advantages,
     masked_advantages,
+    process_advantages,
     whiten,
 )
 
@@ -66,6 +67,20 @@ def test_advantages_of_every_centered_kind_sum_to_zero() -> None:
     rewards = np.random.default_rng(0).normal(size=9).tolist()
     for kind in ("mean_baseline", "group_std", "leave_one_out"):
         assert group_advantages(rewards, kind).sum() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_process_rewards_are_compared_over_all_turns_and_summed_over_the_following_ones() -> None:
+    # 1, 0 and 0 have the mean 1/3; the turn without a reward is in no statistic
+    found = process_advantages([(1.0, 0.0), (0.0, None)], "mean_baseline")
+    assert found == [pytest.approx([1 / 3, -1 / 3]), pytest.approx([-1 / 3, 0.0])]
+    # 2, 0, 1: mean 1, sample standard deviation 1
+    assert process_advantages([(2.0, 0.0), (1.0,)], "group_std") == [[0.0, -1.0], [0.0]]
+    assert process_advantages([(2.0, 0.0), (1.0,)], "reward", scale=2.0) == [[4.0, 0.0], [2.0]]
+
+
+def test_equal_process_rewards_and_none_at_all_have_no_advantage() -> None:
+    assert process_advantages([(0.5,), (0.5, None)], "group_std") == [[0.0], [0.0, 0.0]]
+    assert process_advantages([(), ()]) == [[], []]
 
 
 VALUES = np.array([0.5, 0.2, 0.4])

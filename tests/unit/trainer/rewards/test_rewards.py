@@ -12,9 +12,9 @@ import pytest
 
 from searchrl.clients.generator_client import GeneratorClient
 from searchrl.domain.answer import Answer, Verdict
-from searchrl.domain.passage import Passage
+from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Choice, Question
-from searchrl.domain.trajectory import PolicyFailure, Reward, Trajectory
+from searchrl.domain.trajectory import InformationBlock, PolicyFailure, Reward, Trajectory, Turn
 from searchrl.errors import ConfigurationError, Unavailable
 from searchrl.rewards.overlong import OverlongPenalty
 from services.trainer.rewards import REWARDS, RewardSettings
@@ -130,6 +130,16 @@ async def test_a_long_rollout_loses_its_penalty_in_the_reward_and_shows_it() -> 
     assert isinstance(long, Reward) and isinstance(plain, Reward)
     assert long.value == pytest.approx(plain.value - 0.5)
     assert long.parts == {**plain.parts, "overlong": -0.5}
+
+
+async def test_the_gain_of_a_search_is_a_process_reward_beside_the_value() -> None:
+    block = InformationBlock("x", (SearchResult(PASSAGES[0], 1.0, 1),))
+    searched = replace(trajectory(*PASSAGES), turns=[Turn("t", "search", ("x",)), Turn("t", "finish")], blocks=[block])
+    plain = await RewardScorer(reward_of(CountingGenerator())).score(QUESTION, searched)
+    found = await RewardScorer(reward_of(CountingGenerator()), search_gain=0.3).score(QUESTION, searched)
+    assert isinstance(found, Reward) and isinstance(plain, Reward)
+    assert (found.value, found.turns) == (plain.value, (0.3, None))
+    assert found.parts == {**plain.parts, "retrieval_gain": 1.0}
 
 
 def test_the_penalty_follows_from_the_limits_of_the_searcher_and_reaches_some_rollouts() -> None:
