@@ -121,7 +121,7 @@ class RunConfig(Section):
     def validation_reward(self) -> RewardSettings:
         """The reward of the training, with the baselines of the validation questions."""
         file = self.validation.baseline_file
-        return self.reward.model_copy(update={"baseline_file": file}) if file is not None else self.reward
+        return self.reward.with_baselines(file) if file is not None else self.reward
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:

@@ -1,6 +1,5 @@
 """Builds a training service from its configuration."""
 
-import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,7 +20,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.server.auth import KeyRing
 from searchrl.platform.server.serve import ServiceSpec
-from searchrl.tokenization.model_files import prompting_hash, tokenizer_hash
+from searchrl.tokenization.model_files import tokenizer_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.cluster.placement import RunPlacement
@@ -29,8 +28,7 @@ from services.trainer.engines import ENGINES
 from services.trainer.engines.base import EngineContext, RolloutEngine
 from services.trainer.grpc_servicer import TrainerServicer
 from services.trainer.http_routes import rest_router
-from services.trainer.learner.device import LoraSettings, describe_adapter
-from services.trainer.learner.model_folder import fingerprint_folder
+from services.trainer.learner.device import LoraSettings
 from services.trainer.learner_thread import OWNER as LEARNER
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.metrics import TrainerMetrics
@@ -42,6 +40,7 @@ from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker
 from services.trainer.rollouts.task_source import TaskSource
 from services.trainer.runs.run_folder import RunFolder
+from services.trainer.runs.run_identity import describe_identity
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.service_pins import Services, ask_generator, check_baseline, pin_services
@@ -348,43 +347,6 @@ def build_probe(services: Services, question: Question) -> Callable[[], Awaitabl
 def naive_top_k(config: RunConfig, profile: SearcherProfile) -> int:
     """Return the number of passages that naive RAG must have read in the baselines of this run."""
     return config.reward.naive_top_k or profile.first_top_k
-
-
-def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
-    """Return what must not change between a checkpoint and its resume."""
-    # A change of what is listed here makes rewards incomparable, or does not fit the saved state: with larger groups,
-    # for example, the finished rollouts of a group would lack members. What is not listed, such as the learning rate,
-    # may be changed for a resume.
-    baselines = config.reward.baselines
-    compared = {"baselines": hashlib.sha256(baselines.read_bytes()).hexdigest()} if baselines else {}
-    return {
-        **compared,
-        "questions": source.fingerprint,
-        "model": prompting_hash(config.model),
-        "starting weights": fingerprint_folder(config.model),
-        "seed": str(config.seed),
-        "temperature": str(config.temperature),
-        "reward": config.reward.kind,
-        "reward costs": ", ".join(f"{name} {value}" for name, value in sorted(config.reward.costs.items())),
-        "overlong penalty": f"{config.overlong_penalty:g}",
-        "search gain": _describe_search_gain(config, source),
-        "search mode": config.services.retrieval_mode,
-        "algorithm": config.algorithm.kind,
-        "dtype": config.learner.dtype,
-        "adapter": describe_adapter(config.learner.adapter),
-        # the fingerprint of a checkpoint is that of what was published
-        "published weights": "of the adapter" if config.engine.takes_adapter else "complete",
-        "optimizer": config.update.optim.kind,
-        "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
-    }
-
-
-def _describe_search_gain(config: RunConfig, source: TaskSource) -> str:
-    """Return the weight of the process reward, and of what it depends besides the questions' fingerprint."""
-    if not config.reward.search_gain:
-        return "0"
-    gold = hashlib.sha256(repr(source.gold_passages).encode()).hexdigest()
-    return f"{config.reward.search_gain:g} of {gold[:16]}"
 
 
 def dump_config(config: RunConfig) -> str:

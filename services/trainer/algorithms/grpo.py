@@ -34,7 +34,8 @@ class CispoLoss(LossSettings):
     """REINFORCE with the clipped ratio as weight."""
 
     policy: Literal["cispo"] = Field(default="cispo", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
-    # MiniMax-M1 has no lower bound and does not state its upper one; 5 is that of TRL, from ScaleRL (2510.13786).
+    # MiniMax-M1 has no lower bound and does not state its upper one. 5 is what TRL recommends (epsilon_high of its
+    # GRPOConfig), which names ScaleRL (2510.13786) as its source; it is the largest weight, 1 + clip_high here.
     clip_low: NonNegativeFloat | None = Field(default=1.0, description="Ratios below 1 - clip_low are clipped.")
     clip_high: NonNegativeFloat | None = Field(default=4.0, description="Ratios above 1 + clip_high are clipped.")
 

@@ -53,8 +53,9 @@ class LossSettings(Section):
         default=2.0,
         description="Cap of the per-token importance weight (old_policy proximal, reinforce); .inf: no cap.",
     )
-    # The bounds that prime-rl had on the geometric mean. A row beyond them was sampled by what is practically another
-    # policy: a factor of 10 is 2.3 nats in each of its tokens. Where no row is, they change nothing.
+    # The defaults of prime-rl (geo_mask_low and geo_mask_high of its LossConfig, in versions that bound the geometric
+    # mean). A row beyond them was sampled by what is practically another policy: a factor of 10 is 2.3 nats in each of
+    # its tokens. Where no row is, they change nothing.
     sequence_ratio_low: NonNegativeFloat = Field(
         default=0.1, description="Rows whose geometric mean ratio to the sampler is lower are masked."
     )

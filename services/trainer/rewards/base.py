@@ -80,6 +80,10 @@ class RewardBase(Section):
         """The file of naive RAG's results with which the reward compares; None if it compares with nothing."""
         return None
 
+    def with_baselines(self, file: Path) -> Self:
+        """Return the same reward, compared with the results in another file."""
+        raise NotImplementedError(f"{type(self).__name__} compares with nothing")
+
     @property
     def naive_top_k(self) -> int | None:
         """Number of passages that naive RAG must have read; None: as many as the searcher is shown first."""

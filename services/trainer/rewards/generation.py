@@ -77,6 +77,10 @@ class GainBeyondRagSettings(GenerationSettings):
         """See ``RewardBase``."""
         return self.baseline_file
 
+    def with_baselines(self, file: Path) -> Self:
+        """See ``RewardBase``."""
+        return self.model_copy(update={"baseline_file": file})
+
     @property
     def naive_top_k(self) -> int | None:
         """See ``RewardBase``."""

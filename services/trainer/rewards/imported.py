@@ -44,10 +44,14 @@ class ImportedSettings(RewardBase):
         try:
             if inspect.isclass(found):
                 inspect.signature(found).bind(**self.arguments)
-                inspect.signature(found.__call__).bind("self", "question", "trajectory")
+                # that of the class: a class without one would answer with the call that creates its objects
+                call = next(vars(base)["__call__"] for base in found.__mro__ if "__call__" in vars(base))
+                inspect.signature(call).bind("self", "question", "trajectory")
             else:
                 inspect.signature(found).bind("question", "trajectory", **self.arguments)
-        except (TypeError, AttributeError) as error:
+        except StopIteration as error:
+            raise ConfigurationError(f"reward.path {self.path}: the objects of this class cannot be called") from error
+        except TypeError as error:
             raise ConfigurationError(
                 f"reward.path {self.path} cannot be called with a question, a trajectory and reward.arguments: {error}"
             ) from error
@@ -60,7 +64,10 @@ class ImportedSettings(RewardBase):
         """
         self.check()
         found = self._import()
-        return found(**self.arguments) if inspect.isclass(found) else partial(found, **self.arguments)
+        if inspect.isclass(found):
+            create: Callable[..., Score] = found
+            return create(**self.arguments)
+        return partial(found, **self.arguments)
 
     def _import(self) -> Any:
         module_name, _, name = self.path.partition(":")

@@ -82,6 +82,15 @@ class WeightedSumSettings(RewardBase):
         """See ``RewardBase``."""
         return next((settings.baselines for settings in self._settings if settings.baselines is not None), None)
 
+    def with_baselines(self, file: Path) -> Self:
+        """See ``RewardBase``."""
+        parts = {
+            name: part.model_copy(update={"reward": part.reward.with_baselines(file)})
+            for name, part in self.rewards.items()
+            if part.reward.baselines is not None
+        }
+        return self.model_copy(update={"rewards": {**self.rewards, **parts}})
+
     @property
     def naive_top_k(self) -> int | None:
         """See ``RewardBase``."""

@@ -37,6 +37,9 @@ class Memory:
         self.count += 1
         return self.count
 
+class Silent:
+    pass
+
 def fails(question, trajectory):
     raise Unavailable("the scorer is down")
 
@@ -84,6 +87,7 @@ async def test_an_outage_is_an_error_and_no_reward_and_so_is_another_value() -> 
         ("own_rewards:brevity", {"factor": 2}, "cannot be called .*factor"),
         ("own_rewards:Memory", {}, "cannot be called .*start"),
         ("own_rewards:LIMIT", {}, "cannot be called"),
+        ("own_rewards:Silent", {}, "the objects of this class cannot be called"),
     ],
 )
 def test_a_path_that_is_no_reward_is_refused_before_the_run(
@@ -162,3 +166,17 @@ def test_parts_are_set_one_by_one_and_survive_the_run_folder(tmp_path: Path) -> 
     (tmp_path / "run.yaml").write_text(dump_config(config))
     assert load_run_config(tmp_path / "run.yaml") == config
     assert config.reward.describe() == " of 1 x answer, 0.1 x short"
+
+
+def test_a_validation_compares_a_part_of_a_sum_with_the_baselines_of_its_own_questions() -> None:
+    gain = {"kind": "gain_beyond_rag", "baseline_file": "training.json"}
+    config = load(
+        [
+            f"reward.rewards={ {'gain': {'weight': 2.0, 'reward': gain}, 'answer': EXACT} }",
+            "validation.questions=dev.jsonl",
+            "validation.baseline_file=dev.json",
+        ]
+    )
+    validated = config.validation_reward
+    assert (config.reward.baselines, validated.baselines) == (Path("training.json"), Path("dev.json"))
+    assert validated.costs == config.reward.costs
