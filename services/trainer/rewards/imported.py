@@ -5,7 +5,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from pydantic import Field
 
@@ -64,10 +64,7 @@ class ImportedSettings(RewardBase):
         """
         self.check()
         found = self._import()
-        if inspect.isclass(found):
-            create: Callable[..., Score] = found
-            return create(**self.arguments)
-        return partial(found, **self.arguments)
+        return cast(Score, found(**self.arguments)) if inspect.isclass(found) else partial(found, **self.arguments)
 
     def _import(self) -> Any:
         module_name, _, name = self.path.partition(":")
