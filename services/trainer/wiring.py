@@ -147,8 +147,7 @@ def build_service(
     orchestrator = Orchestrator(
         source, worker, engine, settings, breaker,
         max_replaced=(config.algorithm.sample_batches - 1) * settings.groups_per_step,
-        on_rollout=metrics.record_rollout,
-        on_lost_group=metrics.record_group,
+        on_rollout=metrics.record_rollout, on_lost_group=metrics.record_group,
     )  # fmt: skip
     run_logger = build_run_logger(config, folder, metrics)
     store = CheckpointStore(folder.checkpoints, config.checkpoints.keep)

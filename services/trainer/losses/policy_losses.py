@@ -179,7 +179,7 @@ def _policy_losses(tokens: PolicyTokens, settings: LossSettings) -> tuple[Tensor
     # 1.5, the clipped ratio 0.18 / 0.15 = 1.2, and their product the full ratio of 1.8.
     newer = tokens.old_logprobs if settings.old_policy == "proximal" else tokens.logprobs.detach()
     weights = rows_in_bounds(newer, tokens.behavior_logprobs, tokens.rows, tokens.row_count, settings)
-    sums = {"masked": float((weights == 0).sum())}
+    sums = {"masked": float((weights == 0).sum()), "capped": 0.0}
     if settings.old_policy == "proximal" or settings.policy == "reinforce":
         cap = settings.importance_ratio_cap
         weights = weights * token_weights(newer, tokens.behavior_logprobs, cap)
