@@ -1,5 +1,6 @@
 """Builds tiny models and random training rows, and trains on them."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,8 @@ def random_rows(
     """Return rows of unequal length, two per group, with several actions each and advantages of both signs."""
     rng = np.random.default_rng(seed)
     rows: list[TrainRow] = []
+    # About those of an untrained model, for which all tokens are equally likely: rows of another policy are masked.
+    mean = -3.6 - math.log(vocabulary / VOCABULARY)
     for index in range(count):
         length = int(rng.integers(shortest, longest))
         mask = np.repeat(rng.random(length // 4 + 1) < 0.5, 4)[:length]
@@ -54,7 +57,7 @@ def random_rows(
                 key=RowKey(index // 2, index % 2),
                 token_ids=rng.integers(0, vocabulary, length),
                 mask=mask,
-                behavior_logprobs=np.where(mask, rng.normal(-3.6, 0.2, length), 0).astype(np.float32),
+                behavior_logprobs=np.where(mask, rng.normal(mean, 0.2, length), 0).astype(np.float32),
                 versions=np.where(mask, 0, -1),
                 kinds=np.zeros(length, dtype=np.int64),
                 advantages=np.where(mask, rng.choice([-1.0, 0.5, 2.0]), 0).astype(np.float32),
