@@ -20,6 +20,8 @@ WAITED_FOR = {
     "reward": "the frozen LLM of the reward; more replicas or a faster engine of the generator shorten it",
 }
 VALIDATION_SHARE = 0.2
+# ``compares_rollouts`` of these algorithms is false. They are not asked, because importing them takes seconds.
+COMPARES_NO_ROLLOUTS = frozenset({"ppo", "reinforce_plus_plus"})
 EQUAL_GROUPS = 0.25  # share from which it is worth a sentence: a quarter of all rollouts
 MISMATCH_SHARE = 0.5  # of the tolerance above which the run ends
 
@@ -145,11 +147,14 @@ def _describe_lost_work(facts: RunFacts, recent: Sequence[StepLine]) -> Iterator
     if not rollouts or not size:
         return
     equal = sum(read_number(line, "zero_variance_groups") for line in recent) / (rollouts / size)
-    # A critic compares each rollout with its own expectation, so equal rewards teach it, too.
-    if equal >= EQUAL_GROUPS and facts.setting("algorithm.kind") != "ppo":
+    if equal >= EQUAL_GROUPS and _compares_rollouts(facts):
         success = fmean(read_number(line, "success") for line in recent)
         why = "too hard" if success < 0.2 else "too easy" if success > 0.8 else "too easy or too hard"
         yield f"{equal:.0%} of the groups had equal rewards and taught nothing: their questions are {why}."
+    replaced = sum(read_number(line, "replaced_groups") for line in recent)
+    if replaced:
+        sampled = replaced + rollouts / size
+        yield f"{replaced / sampled:.0%} of the sampled groups had equal rewards and were replaced by others."
     for name, what in (
         ("infra_failures", "failed because services were unavailable"),
         ("unscorable", "were refused by services, for reasons that the log names"),
@@ -157,6 +162,13 @@ def _describe_lost_work(facts: RunFacts, recent: Sequence[StepLine]) -> Iterator
         count = int(sum(read_number(line, name) for line in recent))
         if count:
             yield f"{count} of {rollouts:.0f} rollouts ({count / rollouts:.1%}) {what}: their work is lost."
+
+
+def _compares_rollouts(facts: RunFacts) -> bool:
+    """Whether groups of equal rewards teach nothing."""
+    if facts.setting("algorithm.kind") in COMPARES_NO_ROLLOUTS:
+        return False
+    return facts.setting("algorithm.advantage") != "reward"
 
 
 def _describe_learner(facts: RunFacts, recent: Sequence[StepLine]) -> Iterator[str]:

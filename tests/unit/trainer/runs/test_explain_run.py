@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from services.trainer.algorithms import ALGORITHMS
 from services.trainer.runs.explain_run import main
 from services.trainer.runs.run_explanation import RunFacts, explain_run
 from services.trainer.runs.run_lock import RunLock
@@ -64,6 +65,8 @@ def test_an_ordinary_run_is_described_by_its_time_and_who_waits() -> None:
         ),
         ({"zero_variance_groups": 1.0, "success": 0.1}, "their questions are too hard."),
         ({"zero_variance_groups": 1.0, "success": 0.9}, "their questions are too easy."),
+        # 3 of 5 groups of each step
+        ({"replaced_groups": 3.0}, "60% of the sampled groups had equal rewards and were replaced by others."),
         (
             {"infra_failures": 1.0},
             "2 of 16 rollouts (12.5%) failed because services were unavailable",
@@ -79,7 +82,12 @@ def test_what_is_unusual_has_a_sentence_and_is_not_mentioned_otherwise(changed: 
 
 
 def test_what_an_algorithm_or_a_schedule_does_not_need_is_not_criticized() -> None:
-    assert "equal rewards" not in explain(line(1, zero_variance_groups=2.0), algorithm={"kind": "ppo"})
+    for name, (_, settings_type) in ALGORITHMS.items():
+        settings = settings_type()
+        text = explain(line(1, zero_variance_groups=2.0), algorithm=settings.model_dump())
+        assert ("equal rewards" in text) == settings.compares_rollouts, name
+    without_baseline = {"kind": "reinforce", "advantage": "reward"}
+    assert "equal rewards" not in explain(line(1, zero_variance_groups=2.0), algorithm=without_baseline)
     rollouts = {"group_size": 4, "max_staleness": 2}
     slow = line(1, seconds_update=30.0, logprob_mismatch=0.5)
     text = explain(slow, rollouts=rollouts)
