@@ -41,6 +41,9 @@ NOTHING_OF_IT = {
     "searchrl_generator_engine_up": "no supervised model server: vLLM is a pod of its own",
     "searchrl_generator_engine_attempts_failed_total": "no failure",
     "searchrl_trainer_infra_failures_total": "no failure",
+    "searchrl_trainer_tracker_lost_steps_total": "no failure",
+    "searchrl_trainer_validation_rollouts_total": "no validation",
+    "training: Time of a validation": "no validation",
     "searchrl_evaluator_report_duration_seconds_bucket": "no report is asked for",
 }
 
