@@ -67,11 +67,11 @@ def random_rows(
     return rows
 
 
-def move_weights(learner: "Learner", steps: int, rate: float) -> torch.Tensor:
+def move_weights(learner: "Learner", steps: int, rate: float, vocabulary: int = VOCABULARY) -> torch.Tensor:
     """Return the change of all weights, as one vector, after some steps on one batch."""
     before = learner.publish(0).tensors
     for _ in range(steps):
-        learner.forward_backward(TrainBatch.of(random_rows(8)), LossSettings())
+        learner.forward_backward(TrainBatch.of(random_rows(8, vocabulary=vocabulary)), LossSettings())
         learner.optim_step(OptimSettings(learning_rate=rate))
     after = learner.publish(1).tensors
     return torch.cat([(after[name] - tensor).reshape(-1) for name, tensor in before.items()])

@@ -14,10 +14,10 @@ from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.learner import Learner
 from tests.fakes.tiny_families import write_family
 from tests.fakes.train_rows import write_tiny_model
+from tests.gpu.wide_rows import WIDE_VOCABULARY
 
 DRY_RUN = os.environ.get("SEARCHRL_GPU_DRY_RUN") == "1"
 NO_GPU = "torch sees no CUDA GPU: NOTHING of the GPU paths was tested (SEARCHRL_GPU_DRY_RUN=1: on the CPU)"
-VOCABULARY = 1024
 LearnerMaker = Callable[..., Learner]
 
 
@@ -45,7 +45,7 @@ def family_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen3 whose products are large enough for a GPU's own kernels: width 256, four layers; tiny in a dry run."""
     width, layers = (32, 2) if DRY_RUN else (256, 4)
-    return write_tiny_model(tmp_path_factory.mktemp("qwen"), vocabulary=VOCABULARY, width=width, layers=layers)
+    return write_tiny_model(tmp_path_factory.mktemp("qwen"), vocabulary=WIDE_VOCABULARY, width=width, layers=layers)
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.learner.training_state import random_state, restore_random_state
 from services.trainer.losses.policy_losses import LossSettings
-from tests.fakes.train_rows import random_rows
+from tests.gpu.wide_rows import wide_rows
 
 pytestmark = pytest.mark.gpu
 
 
 def update(learner: Learner, seed: int, kind: Literal["adamw", "muon"] = "adamw") -> float:
     settings = UpdateSettings(optim=OptimSettings(kind=kind, learning_rate=1e-3, epsilon=1e-3))
-    return update_policy(learner, TrainBatch.of(random_rows(8, seed=seed)), LossSettings(), settings).loss.loss
+    return update_policy(learner, TrainBatch.of(wide_rows(8, seed=seed)), LossSettings(), settings).loss.loss
 
 
 def is_equal(first: Learner, second: Learner) -> bool:

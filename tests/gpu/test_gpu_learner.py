@@ -15,6 +15,7 @@ from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.train_batch import FloatArray, TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
 from tests.fakes.train_rows import move_weights, random_rows
+from tests.gpu.wide_rows import WIDE_VOCABULARY, wide_rows
 
 pytestmark = pytest.mark.gpu
 FULL_LOSS: dict[str, Any] = {"kl_coefficient": 0.1, "entropy_coefficient": 0.01, "llds_coefficient": 0.1}
@@ -43,7 +44,7 @@ def test_log_probabilities_in_float32_equal_those_on_the_cpu(family_folder: Path
 @pytest.mark.parametrize("policy", ["ppo", "gspo", "cispo", "reinforce"])
 def test_loss_gradient_and_report_equal_those_on_the_cpu(qwen_folder: Path, device: str, policy, learner_on) -> None:
     loss = LossSettings(policy=policy, **FULL_LOSS)
-    rows = [replace(row, reference_logprobs=row.behavior_logprobs - np.float32(0.1)) for row in random_rows(8)]
+    rows = [replace(row, reference_logprobs=row.behavior_logprobs - np.float32(0.1)) for row in wide_rows(8)]
     results = []
     for where in ("cpu", device):
         learner = learner_on(qwen_folder, where)
@@ -65,7 +66,7 @@ def test_an_optimizer_step_goes_where_it_goes_on_the_cpu(qwen_folder: Path, devi
         learner = learner_on(qwen_folder, where)
         before = learner.publish(0).tensors
         update = UpdateSettings(optim=optim, mini_batches=1)
-        report = update_policy(learner, TrainBatch.of(random_rows(8)), LossSettings(policy="reinforce"), update)
+        report = update_policy(learner, TrainBatch.of(wide_rows(8)), LossSettings(policy="reinforce"), update)
         assert report.optim[0].grad_norm > 0 and not report.optim[0].skipped
         after = learner.publish(1).tensors
         moves.append(torch.cat([(after[name] - before[name]).reshape(-1) for name in sorted(before)]))
@@ -83,7 +84,7 @@ def test_packed_rows_have_the_gradient_of_padded_ones(qwen_folder: Path, device:
         if importlib.util.find_spec("flash_attn") is None:
             pytest.skip("the package flash_attn is not installed")
         settings["dtype"], allowed = "bfloat16", 0.05
-    rows = random_rows(10)
+    rows = wide_rows(10)
     padded = gradient_of(learner_on(qwen_folder, device, **settings), rows)
     packed = gradient_of(learner_on(qwen_folder, device, packed=True, **settings), rows)
     assert padded.norm() > 1e-3
@@ -94,7 +95,7 @@ def test_packed_rows_have_the_gradient_of_padded_ones(qwen_folder: Path, device:
     "settings", [{"gradient_checkpointing": True}, {"logit_budget": 1024 * 8}, {"token_budget": 64}]
 )
 def test_memory_settings_do_not_change_the_gradient(qwen_folder: Path, device: str, settings, learner_on) -> None:
-    rows = random_rows(10)
+    rows = wide_rows(10)
     whole = gradient_of(learner_on(qwen_folder, device), rows)
     assert (whole - gradient_of(learner_on(qwen_folder, device, **settings), rows)).norm() < 1e-3 * whole.norm()
 
@@ -102,7 +103,7 @@ def test_memory_settings_do_not_change_the_gradient(qwen_folder: Path, device: s
 def test_bfloat16_stays_within_its_bound_of_float32(
     qwen_folder: Path, device: str, learner_on, record_property
 ) -> None:
-    rows = random_rows(16, vocabulary=1024)
+    rows = wide_rows(16)
     exact = learner_on(qwen_folder, device).logprobs(rows)
     rounded = learner_on(qwen_folder, device, dtype="bfloat16").logprobs(rows)
     differences = np.concatenate(
@@ -114,8 +115,8 @@ def test_bfloat16_stays_within_its_bound_of_float32(
 
 
 def test_a_rate_of_one_millionth_moves_the_weights_as_in_float32(qwen_folder: Path, device: str, learner_on) -> None:
-    expected = move_weights(learner_on(qwen_folder, device), 10, 1e-6)
-    found = move_weights(learner_on(qwen_folder, device, dtype="bfloat16"), 10, 1e-6)
+    expected = move_weights(learner_on(qwen_folder, device), 10, 1e-6, WIDE_VOCABULARY)
+    found = move_weights(learner_on(qwen_folder, device, dtype="bfloat16"), 10, 1e-6, WIDE_VOCABULARY)
     assert (found != 0).float().mean() > 0.99
     # the share of the float32 change that is found again: 1 would be all of it, rounded weights would give about 0
     assert float(found @ expected / expected.square().sum()) > 0.9
@@ -123,7 +124,7 @@ def test_a_rate_of_one_millionth_moves_the_weights_as_in_float32(qwen_folder: Pa
 
 def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, device: str, learner_on) -> None:
     learner = learner_on(qwen_folder, device, dtype="bfloat16")
-    rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in random_rows(8)]
+    rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in wide_rows(8)]
     before = np.concatenate(learner.logprobs(rows)).sum()
     loss = LossSettings(policy="reinforce")
     update_policy(learner, TrainBatch.of(rows), loss, UpdateSettings(optim=OptimSettings(learning_rate=1e-3)))
@@ -144,7 +145,7 @@ def test_an_update_in_bfloat16_makes_good_tokens_more_likely(qwen_folder: Path, 
 def test_adapters_and_compiled_layers_learn(qwen_folder: Path, device: str, package, settings, learner_on) -> None:
     pytest.importorskip(package)
     learner = learner_on(qwen_folder, device, **settings)
-    rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in random_rows(8)]
+    rows = [replace(row, advantages=np.where(row.mask, np.float32(1), np.float32(0))) for row in wide_rows(8)]
     before = np.concatenate(learner.logprobs(rows)).sum()
     update = UpdateSettings(optim=OptimSettings(learning_rate=1e-2), mini_batches=2, epochs=2)
     update_policy(learner, TrainBatch.of(rows), LossSettings(policy="reinforce"), update)
@@ -157,7 +158,7 @@ def test_a_sharded_model_has_the_gradients_of_a_complete_one(
 ) -> None:
     if device == "cpu" and "offload" in settings:
         pytest.skip("nothing is offloaded from a CPU")
-    batch, optim = TrainBatch.of(random_rows(6)), OptimSettings(learning_rate=1e-3)
+    batch, optim = TrainBatch.of(wide_rows(6)), OptimSettings(learning_rate=1e-3)
     norms = []
     for learner in (learner_on(qwen_folder, device), learner_on(qwen_folder, device, **settings)):
         learner.forward_backward(batch, LossSettings())

@@ -11,10 +11,10 @@ from searchrl.errors import ConfigurationError
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.losses.policy_losses import LossSettings
-from tests.fakes.train_rows import random_rows
+from tests.gpu.wide_rows import wide_rows
 
 pytestmark = pytest.mark.gpu
-ROWS = random_rows(256, shortest=200, longest=250)
+ROWS = wide_rows(256, shortest=200, longest=250)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_batch_that_does_not_fit_names_the_settings_and_a_smaller_one_still_ru
     with pytest.raises(ConfigurationError, match=sentence):
         crowded.logprobs(ROWS)
     gc.collect()  # what failed is held by the errors' frames
-    report = crowded.forward_backward(TrainBatch.of(random_rows(2)), LossSettings())
+    report = crowded.forward_backward(TrainBatch.of(wide_rows(2)), LossSettings())
     assert report.sums["tokens"] > 0
 
 

@@ -16,13 +16,13 @@ from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.train_batch import TrainBatch
 from services.trainer.losses.advantages import GaeSettings
 from services.trainer.losses.policy_losses import LossSettings, ValueLossSettings
-from tests.fakes.train_rows import random_rows
+from tests.gpu.wide_rows import wide_rows
 
 pytestmark = pytest.mark.gpu
 
 
 def test_the_critic_learns_the_same_values_as_on_the_cpu(qwen_folder: Path, device: str) -> None:
-    rows = random_rows(12)
+    rows = wide_rows(12)
     rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
     optim = OptimSettings(learning_rate=1e-2, epsilon=1e-3)
     settings = PpoSettings(value_loss=ValueLossSettings(clip=None), value_optim=optim)
@@ -43,7 +43,7 @@ def test_the_critic_learns_the_same_values_as_on_the_cpu(qwen_folder: Path, devi
 def test_ppo_with_a_critic_runs_through_and_the_critic_explains_more(
     qwen_folder: Path, device: str, learner_on
 ) -> None:
-    rows = random_rows(12)
+    rows = wide_rows(12)
     rewards = {row.key[:2]: float(index % 2) for index, row in enumerate(rows)}
     critic = open_critic(qwen_folder, LearnerSettings(device=device))
     settings = PpoSettings(value_optim=OptimSettings(learning_rate=3e-3), value_loss=ValueLossSettings(clip=None))
@@ -62,7 +62,7 @@ def test_the_kl_to_the_reference_is_zero_at_first_and_then_that_of_the_cpu(
     update = UpdateSettings(optim=OptimSettings(learning_rate=1e-2, epsilon=1e-3), mini_batches=1, epochs=3)
     found = []
     for where in ("cpu", device):
-        rows = open_reference(qwen_folder, LearnerSettings(device=where)).annotate(random_rows(8))
+        rows = open_reference(qwen_folder, LearnerSettings(device=where)).annotate(wide_rows(8))
         learner = learner_on(qwen_folder, where)
         at_first = learner.forward_backward(TrainBatch.of(rows), loss).metrics["kl_reference"]
         assert at_first == pytest.approx(0, abs=1e-6)
@@ -93,8 +93,8 @@ def test_supervised_training_lowers_the_loss(qwen_folder: Path, device: str, set
 
 def test_clipping_against_the_proximal_policy_works(qwen_folder: Path, device: str, learner_on) -> None:
     learner = learner_on(qwen_folder, device)
-    sampled = learner.logprobs(random_rows(8))
-    rows = [replace(row, behavior_logprobs=array) for row, array in zip(random_rows(8), sampled, strict=True)]
+    sampled = learner.logprobs(wide_rows(8))
+    rows = [replace(row, behavior_logprobs=array) for row, array in zip(wide_rows(8), sampled, strict=True)]
     update = UpdateSettings(optim=OptimSettings(learning_rate=1e-3))
     report = update_policy(learner, TrainBatch.of(rows), LossSettings(old_policy="proximal"), update)
     assert report.loss.metrics["importance_ratio"] == pytest.approx(1, abs=0.2)
