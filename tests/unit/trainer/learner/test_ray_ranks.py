@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from searchrl.agent.profile import SearcherProfile
 from searchrl.errors import ConfigurationError, Unavailable
 from services.trainer.learner.device import LearnerSettings
 from services.trainer.learner.ranks import STEP_SECONDS, Ranks, join_ranks
@@ -131,8 +132,7 @@ def test_a_checkpoint_whose_parts_did_not_arrive_is_refused(tmp_path: Path, foun
             return [{}, {"learner/__1_0.distcp": 10}]
 
     actors: Any = Actors()
-    profile: Any = None
-    models = RankedModels(run_config(tmp_path / "run"), profile, actors)
+    models = RankedModels(run_config(tmp_path / "run"), SearcherProfile(), actors)
     (tmp_path / "learner").mkdir()
     if found is not None:
         (tmp_path / "learner" / "__1_0.distcp").write_bytes(found)
