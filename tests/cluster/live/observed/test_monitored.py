@@ -44,6 +44,10 @@ NOTHING_OF_IT = {
     "searchrl_trainer_tracker_lost_steps_total": "no failure",
     "searchrl_trainer_validation_rollouts_total": "no validation",
     "training: Time of a validation": "no validation",
+    "training: Running and waiting turns": "the job's rollouts need no vLLM",
+    "training: KV cache in use": "the job's rollouts need no vLLM",
+    "training: Tokens per second of vLLM": "the job's rollouts need no vLLM",
+    "training: Preemptions and prefix cache of vLLM": "the job's rollouts need no vLLM",
     "searchrl_evaluator_report_duration_seconds_bucket": "no report is asked for",
 }
 
