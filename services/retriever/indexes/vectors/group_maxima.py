@@ -49,24 +49,20 @@ def choose_scan(device: torch.device) -> Scan:
 
 def scan_blocks(vectors_ND: Tensor, queries_QD: Tensor, excluded_N: Tensor | None) -> Tensor:
     """A scan by torch's products, for CPUs and for GPUs without a compiler."""
+    # a product of half-precision matrices on a CPU would round its sums to half precision
+    halves = split_queries(queries_QD, vectors_ND.dtype) if vectors_ND.is_cuda else None
     parts = []
     for start in range(0, len(vectors_ND), _BLOCK_ROWS):
-        scores_QB = _multiply(queries_QD, vectors_ND[start : start + _BLOCK_ROWS])
+        block_BD = vectors_ND[start : start + _BLOCK_ROWS]
+        if halves is None:
+            scores_QB = queries_QD @ block_BD.float().T
+        else:
+            high, low = (torch.mm(half_QD, block_BD.T, out_dtype=torch.float32) for half_QD in halves)
+            scores_QB = high + low
         if excluded_N is not None:
             scores_QB.masked_fill_(excluded_N[start : start + _BLOCK_ROWS], -torch.inf)
         parts.append(scores_QB.view(len(queries_QD), -1, GROUP_ROWS).amax(2))
     return torch.cat(parts, 1)
-
-
-def _multiply(queries_QD: Tensor, block_BD: Tensor) -> Tensor:
-    """Products with sums in float32."""
-    if block_BD.is_cuda:
-        high_QD, low_QD = split_queries(queries_QD, block_BD.dtype)
-        return torch.mm(high_QD, block_BD.T, out_dtype=torch.float32) + torch.mm(
-            low_QD, block_BD.T, out_dtype=torch.float32
-        )
-    # a product of half-precision matrices on a CPU would round its sums to half precision
-    return queries_QD @ block_BD.float().T
 
 
 def scan_fused(vectors_ND: Tensor, queries_QD: Tensor, excluded_N: Tensor | None) -> Tensor:
