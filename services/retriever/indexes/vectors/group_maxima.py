@@ -38,7 +38,7 @@ def choose_scan(device: torch.device) -> Scan:
         scan_fused(example, example[:1].float(), None)
     except (ImportError, OSError, RuntimeError, subprocess.SubprocessError) as error:
         logger.warning(
-            "exact search on %s multiplies block by block, which takes up to twice as long, because Triton cannot "
+            "exact search on %s multiplies block by block, which is slower, because Triton cannot "
             "compile its kernel (%s); it needs a C compiler and a writable folder TRITON_CACHE_DIR",
             device,
             error,
