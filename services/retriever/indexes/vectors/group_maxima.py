@@ -14,7 +14,7 @@ GROUP_ROWS = 128
 """Consecutive rows of one group. A scan writes one maximum per query and group, so its memory traffic is that of the
 vectors alone; a query's best rows then lie in few groups, whose rows are scored again."""
 TILE_QUERIES = 64
-"""Queries of one scan. Up to here it takes as long as reading the vectors; more queries cost as much as two scans."""
+"""Queries of one scan: one more costs as much as a second scan (docs/performance.md)."""
 MIN_TILE_QUERIES = 16
 """Fewest columns of a product on tensor cores."""
 _BLOCK_ROWS = 1 << 17
