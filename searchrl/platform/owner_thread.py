@@ -166,6 +166,7 @@ class OwnerThread(Generic[Work]):
         try:
             while self._watch.ended is None and (work := self._owner.take_work()) is not None:
                 self._do(work)
+                del work  # while the thread waits for more, it must not hold what the last work referred to
         # Not only Exception: the panic of an extension written in Rust arrives as pyo3's PanicException, which
         # derives from BaseException, so that ``except Exception`` lets it pass.
         except BaseException as error:  # noqa: BLE001 - outermost level of the thread

@@ -11,7 +11,7 @@ from services.retriever.corpora.passage_store import PassageStore
 from services.retriever.encoders.base import Encoder, EncoderDescription
 from services.retriever.indexes.analyzer import Language
 from services.retriever.indexes.manifest import BuildPlan, DamagedIndex, Manifest
-from services.retriever.indexes.vectors.base import ExactSettings, RecallRecord, SearchEffort
+from services.retriever.indexes.vectors.base import ExactSettings, RecallRecord, SearchEffort, Unservable
 from services.retriever.indexes.vectors.passage_vectors import Progress
 from services.retriever.ranking import Ranker
 
@@ -73,6 +73,8 @@ def report_damage() -> Iterator[None]:
     """Report unreadable files as damage: they were readable when the generation was built."""
     try:
         yield
+    except Unservable:
+        raise
     except ConfigurationError as error:
         raise DamagedIndex(str(error)) from error
 

@@ -96,11 +96,14 @@ class ActiveIndex:
                     raise ConfigurationError(f"{self._store.folder}: {error}, but 'current' names it") from error
                 try:
                     self._put_in_service(await asyncio.to_thread(self._open_generation, folder))
+                    return
                 except DamagedIndex as error:
-                    if self._generation is not None or not await self._serve_older(name):
-                        raise
-                    self._count_failure(LOADER)
-                    logger.error("the current generation is damaged; an older one is in service: %s", error)
+                    # Without its frames, which hold what was opened: memory of a GPU that the older one needs.
+                    damage = error.with_traceback(None)
+                if self._generation is not None or not await self._serve_older(name):
+                    raise damage
+                self._count_failure(LOADER)
+                logger.error("the current generation is damaged; an older one is in service: %s", damage)
 
     async def activate(self, name: str) -> Manifest:
         """Load a generation, make it the current one and put it in service. On failure nothing changes.

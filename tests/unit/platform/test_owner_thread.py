@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -149,6 +150,36 @@ def test_a_loop_that_breaks_ends_liveness_and_leaves_nobody_waiting(breaking: st
     assert counted.health.reason == "row owner has broken down"
     with pytest.raises(Unavailable):
         counted.watch.check()
+
+
+class ForgottenWork:
+    """An owner whose only work is an object; the next call for work checks that nothing holds it any longer."""
+
+    def __init__(self) -> None:
+        self.given: weakref.ref[Health] | None = None
+        self.is_freed: bool | None = None
+
+    def take_work(self) -> Health | None:
+        if self.given is not None:
+            self.is_freed = self.given() is None
+            return None
+        work = Health()
+        self.given = weakref.ref(work)
+        return work
+
+    def do_work(self, work: Health) -> None: ...
+
+    def fail_work(self, work: Health, error: Exception) -> None: ...
+
+    def refuse_work(self, error: Unavailable) -> None: ...
+
+
+def test_a_thread_that_waits_for_work_holds_nothing_of_the_last_one(counted: Counted) -> None:
+    owner = ForgottenWork()
+    thread = OwnerThread(owner, counted.watch)
+    thread.start()
+    assert thread.join(LONG)
+    assert owner.is_freed is True
 
 
 def test_closing_reports_whose_job_does_not_end(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:

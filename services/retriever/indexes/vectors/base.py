@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 
+from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
 from services.retriever.indexes.vectors.passage_vectors import PassageVectors
 from services.retriever.ranking import RankedRows
@@ -20,6 +21,13 @@ Rows = NDArray[np.int64]
 # FAISS's own default of one (docs/performance.md).
 MIN_NPROBE = 16
 DEFAULT_EF_SEARCH = 128
+
+
+class Unservable(ConfigurationError):
+    """This machine or these settings cannot serve the vectors, whose files may be intact.
+
+    It is no damage of an index: an older one must not silently take the place of the current one.
+    """
 
 
 class SearchEffort(Section):
@@ -115,6 +123,7 @@ class VectorStorage(Protocol):
         """Map what ``build`` wrote.
 
         Raises:
+            Unservable: the device, the memory or a package that it needs is missing.
             ConfigurationError: it is missing or unreadable.
         """
         ...

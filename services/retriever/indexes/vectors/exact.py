@@ -10,6 +10,7 @@ from services.retriever.indexes.vectors.base import (
     ExactSettings,
     Rows,
     SearchEffort,
+    Unservable,
     VectorIndex,
     VectorPlan,
     Vectors,
@@ -95,7 +96,7 @@ class ExactStorage:
         try:
             from services.retriever.indexes.vectors.gpu_exact import GpuExactIndex
         except ImportError as error:
-            raise ConfigurationError(
+            raise Unservable(
                 f"exact search on {exact.device} needs torch ({error}): pip install 'searchrl[encoders]'"
             ) from error
         return GpuExactIndex(index.vectors_ND, exact)

@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 
 from searchrl.errors import ConfigurationError
-from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, Rows, SearchEffort, Vectors, merge_best
+from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, Rows, SearchEffort, Unservable, Vectors, merge_best
 from services.retriever.indexes.vectors.faiss_structure import (
     apply_transforms,
     core_of,
@@ -48,12 +48,12 @@ class FaissIndex:
         self._index = faiss.downcast_index(index)
         self._core = core_of(index)
         if isinstance(self._core, _UNSAFE_TYPES):
-            raise ConfigurationError(
+            raise Unservable(
                 f"an index of FAISS's type {type(self._core).__name__} cannot be served; "
                 "choose a type without additive quantizers and fast scan together"
             )
         if index.metric_type not in _METRICS:
-            raise ConfigurationError(
+            raise Unservable(
                 f"an index with FAISS's metric {index.metric_type} (faiss.MetricType) cannot be served; "
                 "build it with METRIC_INNER_PRODUCT or METRIC_L2"
             )

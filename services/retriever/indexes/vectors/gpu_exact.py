@@ -1,5 +1,6 @@
 """Finds nearest vectors exactly on GPUs: half-precision vectors in their memory, scanned once per batch of queries."""
 
+import gc
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from searchrl.errors import ConfigurationError
-from services.retriever.indexes.vectors.base import ExactSettings, Rows, Vectors
+from services.retriever.indexes.vectors.base import ExactSettings, Rows, Unservable, Vectors
 from services.retriever.indexes.vectors.group_maxima import GROUP_ROWS, TILE_QUERIES, choose_scan
 from services.retriever.ranking import RankedRows
 
@@ -18,6 +18,9 @@ _COPY_BYTES = 1 << 28
 _SPARE_GROUPS = 8
 # Vectors of groups that are scored again at once, in float32.
 _RESCORED_BYTES = 1 << 28
+# What copying and searching take on a device besides the vectors: a block in float32 and rounded, the candidates of a
+# step in both, and the maxima of 64 queries over 40 million rows.
+_WORKING_BYTES = 1 << 30
 # Half precision moves a score by about one part in a thousand: rows this far below the last place may belong above it.
 _SPARE_ROWS = 32
 
@@ -33,7 +36,7 @@ class GpuExactIndex:
         """Copy the vectors to the devices.
 
         Raises:
-            ConfigurationError: a device is missing or too small, or a number does not fit into the dtype.
+            Unservable: a device is missing or too small, or a number does not fit into the dtype.
         """
         devices = list_devices(settings.device)
         self._file_ND = vectors_ND
@@ -43,7 +46,7 @@ class GpuExactIndex:
         starts = range(0, max(len(vectors_ND), 1), max(per_device, 1))
         dtype = getattr(torch, settings.dtype)
         self._shards = [
-            Shard(vectors_ND[start : start + per_device], start, device, dtype)
+            _load_shard(vectors_ND[start : start + per_device], start, device, dtype)
             for start, device in zip(starts, devices, strict=False)
         ]
         self._threads = ThreadPoolExecutor(len(self._shards), thread_name_prefix="gpu-exact")
@@ -86,7 +89,8 @@ class Shard:
         self._device = device
         self._scan = choose_scan(device)
         padded = -(-self._count // GROUP_ROWS) * GROUP_ROWS
-        _check_memory(padded * dimensions * 2, device)
+        vector_bytes = padded * dimensions * 2
+        _check_memory(vector_bytes + padded + min(_WORKING_BYTES, 4 * vector_bytes), device)
         self._vectors_ND = torch.zeros(padded, dimensions, dtype=dtype, device=device)
         self._excluded_N = torch.zeros(padded, dtype=torch.bool, device=device)
         self._excluded_N[self._count :] = True
@@ -102,7 +106,7 @@ class Shard:
         block_BD[broken_B] = 0.0
         rounded_BD = block_BD.to(self._vectors_ND.dtype)
         if not rounded_BD.isfinite().all():
-            raise ConfigurationError(
+            raise Unservable(
                 f"a vector has a number of {block_BD.abs().max().item():.3g}, which float16 cannot hold; set the "
                 "dtype of exact search to bfloat16"
             )
@@ -163,23 +167,32 @@ def _best_groups(maxima_QG: Tensor, top_k: int) -> Tensor:
     return groups_QM.sort(1).values
 
 
+def _load_shard(vectors_ND: Vectors, first_row: int, device: torch.device, dtype: torch.dtype) -> Shard:
+    try:
+        return Shard(vectors_ND, first_row, device, dtype)
+    except RuntimeError as error:  # torch's class for a device that failed, or whose memory another process took
+        reason = str(error).partition("\n")[0]
+        raise Unservable(f"exact search cannot load the vectors onto {device}: {reason}") from error
+
+
 def list_devices(name: str) -> list[torch.device]:
     """The devices of a setting: ``cuda`` means all visible GPUs, and several are separated by commas.
 
     Raises:
-        ConfigurationError: one does not exist.
+        Unservable: one does not exist, or cannot be used.
     """
+    parts = name.split(",")
     if name == "cuda":
         if not torch.cuda.is_available():
-            raise ConfigurationError("exact search is to run on cuda, but torch sees no GPU; set its device to cpu")
-        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+            raise Unservable("exact search is to run on cuda, but torch sees no GPU; set its device to cpu")
+        parts = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     devices = []
-    for part in name.split(","):
+    for part in parts:
         try:
             device = torch.device(part.strip())
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-            raise ConfigurationError(f"exact search cannot use the device '{part.strip()}': {error}") from error
+            raise Unservable(f"exact search cannot use the device '{part.strip()}': {error}") from error
         devices.append(device)
     return devices
 
@@ -189,9 +202,14 @@ def _check_memory(needed: int, device: torch.device) -> None:
         return
     free, _ = torch.cuda.mem_get_info(device)
     if needed > free:
-        raise ConfigurationError(
-            f"the vectors need {needed / 2**30:.1f} GiB on {device}, which has {free / 2**30:.1f} GiB free; use more "
-            "GPUs, or a FAISS index that compresses vectors"
+        # torch keeps the memory of generations that were freed, and the device counts it as used until it is returned.
+        gc.collect()
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(device)
+    if needed > free:
+        raise Unservable(
+            f"the vectors and their searches need {needed / 2**30:.1f} GiB on {device}, which has "
+            f"{free / 2**30:.1f} GiB free; use more GPUs, or a FAISS index that compresses vectors"
         )
 
 

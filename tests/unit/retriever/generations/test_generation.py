@@ -14,7 +14,8 @@ from services.retriever.generations.generation import Generation, open_generatio
 from services.retriever.generations.generation_builder import BuildPlan, build_generation
 from services.retriever.generations.index_store import IndexStore
 from services.retriever.indexes.dense import DenseRanker
-from services.retriever.indexes.vectors.base import ExactSettings
+from services.retriever.indexes.manifest import DamagedIndex
+from services.retriever.indexes.vectors.base import ExactSettings, Unservable
 from services.retriever.indexes.vectors.gpu_exact import GpuExactIndex
 from tests.fakes.tiny_encoder import numbered_passages, write_tiny_encoder
 
@@ -50,6 +51,12 @@ def test_exact_search_runs_on_the_devices_of_the_settings_and_finds_the_same(fol
     ]
     # rankings of rounded vectors must not be taken from the cache for others
     assert on_file.model_key == rescored.model_key != on_devices.model_key
+
+
+def test_a_device_that_cannot_be_used_is_no_damage_of_the_index(folder: Path) -> None:
+    with pytest.raises(Unservable, match="cuda:63") as caught:
+        open_with(folder, device="cuda:63")
+    assert not isinstance(caught.value, DamagedIndex)  # which an older generation would replace
 
 
 def test_a_generation_that_is_replaced_frees_its_devices(folder: Path) -> None:

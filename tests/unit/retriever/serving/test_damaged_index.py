@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from searchrl.errors import ConfigurationError
 from searchrl.platform.health import Health
 from services.retriever.generations.generation import Generation, open_generation
 from services.retriever.generations.index_store import IndexStore
-from services.retriever.indexes.manifest import Manifest, check_slowly
+from services.retriever.indexes.manifest import DamagedIndex, Manifest, check_slowly
 from services.retriever.metrics import RetrieverMetrics
 from services.retriever.serving.active_index import CHECK, ActiveIndex
 
@@ -190,6 +191,25 @@ async def test_whichever_file_is_missing_the_generation_before_serves(
     path.write_bytes(b"{}"[: path.stat().st_size])
     await active_index.load_current()
     assert active_index.get().id == older.generation
+
+
+async def test_what_was_opened_of_a_damaged_generation_is_freed_before_an_older_one_is_opened(
+    store: IndexStore, corpus: Path, build_bm25: Build, metrics: RetrieverMetrics
+) -> None:
+    older, newer = build_bm25(store, corpus), build_bm25(store, corpus)
+    opened: list[weakref.ref[Health]] = []
+
+    def open_folder(folder: Path) -> Generation:
+        if folder.name == newer.generation:
+            memory = Health()  # stands for vectors on a GPU
+            opened.append(weakref.ref(memory))
+            raise DamagedIndex("the vector index holds 2 rows, expected 3")
+        assert opened[0]() is None
+        return open_generation(folder, lambda description: None)  # pyright: ignore[reportArgumentType]
+
+    index = ActiveIndex(store, open_folder, metrics)
+    await index.load_current()
+    assert index.get().id == older.generation
 
 
 async def test_a_generation_that_fails_for_another_reason_than_damage_is_not_replaced(

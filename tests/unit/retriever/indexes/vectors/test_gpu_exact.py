@@ -10,9 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from searchrl.errors import ConfigurationError
 from services.retriever.indexes.vectors import gpu_exact, group_maxima
-from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, ExactSettings
+from services.retriever.indexes.vectors.base import DEFAULT_EFFORT, ExactSettings, Unservable
 from services.retriever.indexes.vectors.exact import ExactIndex, ExactStorage
 from services.retriever.indexes.vectors.gpu_exact import GpuExactIndex
 from services.retriever.ranking import RankedRows
@@ -76,7 +75,7 @@ def test_a_vector_without_a_finite_score_is_never_found_and_hides_nothing(broken
 
 def test_numbers_beyond_float16_are_refused_and_fit_into_bfloat16() -> None:
     vectors_ND = np.full((3, 2), 7e4, dtype=np.float32)
-    with pytest.raises(ConfigurationError, match="bfloat16"):
+    with pytest.raises(Unservable, match="bfloat16"):
         GpuExactIndex(vectors_ND, ExactSettings(device="cpu"))
     [found] = GpuExactIndex(vectors_ND, ExactSettings(device="cpu", dtype="bfloat16")).search(
         np.ones((1, 2), np.float32), 2, None
@@ -96,14 +95,33 @@ def test_vectors_are_copied_block_by_block_and_candidates_are_scored_in_parts(mo
 def test_a_device_that_is_not_there_or_too_small_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors_ND = np.ones((2, 2), np.float32)
     for device in ("cuda:63", "nonsense", "cpu,"):
-        with pytest.raises(ConfigurationError, match="exact search"):
+        with pytest.raises(Unservable, match="exact search"):
             GpuExactIndex(vectors_ND, ExactSettings(device=device))
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigurationError, match="sees no GPU"):
+        with pytest.raises(Unservable, match="sees no GPU"):
             GpuExactIndex(vectors_ND, ExactSettings(device="cuda"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100, 200))
-    with pytest.raises(ConfigurationError, match="FAISS"):
+    with pytest.raises(Unservable, match="FAISS"):
         gpu_exact._check_memory(101, torch.device("cuda", 0))
+
+
+def test_memory_that_torch_keeps_of_freed_generations_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [100]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 200))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.__setitem__(0, 150))
+    gpu_exact._check_memory(150, torch.device("cuda", 0))
+    assert free == [150]
+    with pytest.raises(Unservable, match="free"):
+        gpu_exact._check_memory(151, torch.device("cuda", 0))
+
+
+def test_a_device_whose_memory_another_process_takes_meanwhile_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*size: int, **given: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nSee the documentation")
+
+    monkeypatch.setattr(torch, "zeros", no_memory)
+    with pytest.raises(Unservable, match=r"onto cpu: CUDA out of memory. Tried to allocate 20.00 MiB.$"):
+        GpuExactIndex(np.ones((2, 2), np.float32), ExactSettings(device="cpu"))
 
 
 def test_an_index_of_an_empty_file_and_one_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +131,7 @@ def test_an_index_of_an_empty_file_and_one_without_torch(tmp_path: Path, monkeyp
     opened = ExactStorage().open(tmp_path, 4, DEFAULT_EFFORT, ExactSettings(device="cpu,cpu"))
     assert [found.rows[0] for found in opened.search(np.eye(4, dtype=np.float32), 1, None)] == [0, 1, 2, 3]
     monkeypatch.setitem(sys.modules, "services.retriever.indexes.vectors.gpu_exact", None)
-    with pytest.raises(ConfigurationError, match="needs torch"):
+    with pytest.raises(Unservable, match="needs torch"):
         ExactStorage().open(tmp_path, 4, DEFAULT_EFFORT, ExactSettings(device="cuda"))
 
 
