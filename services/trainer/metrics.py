@@ -65,6 +65,16 @@ LINE_GAUGES: Final = {  # field of a step's line -> its gauge
     "success": gauge("searchrl_trainer_success_ratio", "Share of rollouts with a correct answer."),
     "documents": gauge("searchrl_trainer_documents", "Mean number of documents that reach the generator."),
     "well_formed": gauge("searchrl_trainer_well_formed_ratio", "Share of rollouts that followed the protocol."),
+    "answer_in_context": gauge(
+        "searchrl_trainer_answer_in_context_ratio", "Share of rollouts whose documents contain a golden answer."
+    ),
+    "gold_recall": gauge(
+        "searchrl_trainer_gold_recall_ratio", "Share of the gold passages among the documents; 0 without gold passages."
+    ),
+    "selection_precision": gauge(
+        "searchrl_trainer_selection_precision_ratio",
+        "Share of the selected documents that are gold passages or contain a golden answer.",
+    ),
     "staleness": gauge("searchrl_trainer_staleness_versions", "Age of the oldest trained token in policy versions."),
     "collapse_warning": gauge("searchrl_trainer_collapse_warning", "1 while the policy seems to collapse."),
     "time": gauge(

@@ -16,11 +16,12 @@ from searchrl.errors import ErrorKind, Forbidden, NotFound, ServiceError, Unauth
 from searchrl.platform.caches import SingleFlight
 from searchrl.platform.retry import RetryPolicy
 from searchrl.platform.telemetry.tracing import span
+from searchrl.rewards.retrieval_quality import gold_recall
 from searchrl.wire.answer_codec import AnswerEvents
 from searchrl.wire.trajectory_codec import trajectory_to_wire
 from services.evaluator.records.episode import NOT_APPLICABLE, Episode
 from services.evaluator.records.evaluation_run import ORACLE_DOCUMENTS, MethodSpec
-from services.evaluator.scoring.measures import answer_exact_match, answer_f1, gold_recall
+from services.evaluator.scoring.measures import answer_exact_match, answer_f1
 
 logger = logging.getLogger(__name__)
 

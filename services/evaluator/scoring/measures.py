@@ -100,11 +100,3 @@ def answer_exact_match(answer: str, golden_answers: Sequence[str], choices: Sequ
 def answer_f1(answer: str, golden_answers: Sequence[str], choices: Sequence[Choice] = ()) -> float:
     """Best F1 over the golden answers, on tokens, or on characters of text written without spaces (CJK)."""
     return float(token_f1(answer, golden_answers, choices))
-
-
-def gold_recall(documents: Sequence[str], gold_ids: Sequence[str]) -> float | None:
-    """Share of the gold passages among the documents given to the generator; None if no gold passage is known."""
-    if not gold_ids:
-        return None
-    gold = set(gold_ids)
-    return len(gold.intersection(documents)) / len(gold)

@@ -11,6 +11,7 @@ from services.trainer.trackers.base import Sample
 CELL_CHARACTERS = 4000
 """Longest text of a sample: a table is for reading; complete texts are in ``trajectories/``."""
 RECENT_STEPS = 10  # the pause of an outage, or the slow first step, must not move their median
+SHOWN = ("reward", "success", "answer_in_context")
 PARTS = ("rollouts", "retriever", "reward", "update", "validation", "push", "checkpoint")
 
 
@@ -43,7 +44,7 @@ class StepProgress:
         step, seconds = int(read_number(line, "step")), read_number(line, "seconds")
         self._recent.append(seconds)
         left = median(self._recent) * (self._total - step)
-        numbers = [f"{name} {read_number(line, name):.3f}" for name in ("reward", "success") if name in line]
+        numbers = [f"{name.replace('_', ' ')} {read_number(line, name):.3f}" for name in SHOWN if name in line]
         spent = _describe_parts(line)
         return (
             f"step {step} of {self._total}: {', '.join(numbers) or 'no rewards'}, {seconds:.1f} s ({spent}), "

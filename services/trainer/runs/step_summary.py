@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from statistics import fmean, pstdev
 
 from searchrl.domain.trajectory import NO_REWARD, InfraFailure, Unscorable
+from searchrl.rewards.retrieval_quality import QualityMeter
 from services.trainer.algorithms.base import UpdateReport
 from services.trainer.rollouts.group import Group, Rollout
 
@@ -54,7 +55,29 @@ def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
         "turns": fmean(len(rollout.trajectory.turns) for rollout in scored if rollout.trajectory),
         "tokens": fmean(len(rollout.trajectory.tokens) for rollout in scored if rollout.trajectory),
         "sampled_tokens": fmean(sum(rollout.trajectory.tokens.mask) for rollout in scored if rollout.trajectory),
+        **_summarize_retrieval(groups),
     }
+
+
+def _summarize_retrieval(groups: Sequence[Group]) -> dict[str, float]:
+    """Return what the scored rollouts found; a figure that none of their questions defines is left out."""
+    qualities = [
+        meter.measure(rollout.trajectory)
+        for group in groups
+        for meter in [QualityMeter(group.prompt.question)]
+        for rollout in group.rollouts
+        if rollout.trajectory is not None and rollout.value is not None
+    ]
+    means = {
+        "answer_in_context": [one.answer_in_context for one in qualities if one.answer_in_context is not None],
+        "gold_recall": [one.gold_recall for one in qualities if one.gold_recall is not None],
+    }
+    values = {name: fmean(found) for name, found in means.items() if found}
+    # Of all documents of the step, not a mean of the rollouts' shares: that of a rollout without any is not defined.
+    selected = sum(one.selected or 0 for one in qualities)
+    if selected:
+        values["selection_precision"] = sum(one.relevant or 0 for one in qualities) / selected
+    return values
 
 
 def summarize_update(report: UpdateReport) -> dict[str, float]:

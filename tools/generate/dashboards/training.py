@@ -131,6 +131,16 @@ def _reward() -> list[Json]:
             [gauge("success_ratio", "accuracy"), gauge("well_formed_ratio", "well-formed")],
             "Of the last step.",
         ),
+        graph(
+            "What rollouts find",
+            "percentunit",
+            [
+                gauge("answer_in_context_ratio", "answer in context"),
+                gauge("gold_recall_ratio", "gold recall"),
+                gauge("selection_precision_ratio", "selection precision"),
+            ],
+            "Of the last step. Recall is 0 if the questions name no gold passages.",
+        ),
     ]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.evaluator.scoring.measures import answer_exact_match, answer_f1, gold_recall
+from services.evaluator.scoring.measures import answer_exact_match, answer_f1
 
 
 @pytest.mark.parametrize(
@@ -21,17 +21,3 @@ from services.evaluator.scoring.measures import answer_exact_match, answer_f1, g
 def test_exact_match_and_f1(answer: str, golden: list[str], exact: float, f1: float) -> None:
     assert answer_exact_match(answer, golden) == exact
     assert answer_f1(answer, golden) == pytest.approx(f1)
-
-
-@pytest.mark.parametrize(
-    ("documents", "gold", "recall"),
-    [
-        (("a", "b", "c"), ("a", "b"), 1.0),
-        (("a", "c"), ("a", "b"), 0.5),
-        ((), ("a",), 0.0),
-        (("a", "a"), ("a", "a", "b"), 0.5),  # a gold passage counts once
-        (("a",), (), None),
-    ],
-)
-def test_gold_recall(documents: tuple[str, ...], gold: tuple[str, ...], recall: float | None) -> None:
-    assert gold_recall(documents, gold) == recall

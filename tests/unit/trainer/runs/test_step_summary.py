@@ -2,12 +2,15 @@
 
 import pytest
 
+from searchrl.domain.passage import Passage, SearchResult
 from searchrl.domain.question import Question
-from searchrl.domain.trajectory import InfraFailure, Reward
+from searchrl.domain.trajectory import InformationBlock, InfraFailure, Reward, Trajectory
 from services.trainer.rollouts.group import Group, Rollout
 from services.trainer.rollouts.task_source import PromptGroup
 from services.trainer.runs.step_summary import CollapseDetector, summarize_rollouts
 from tests.fakes.scripted_worker import trajectory_of
+
+RETRIEVAL = ("answer_in_context", "gold_recall", "selection_precision")
 
 
 def test_the_mean_of_each_part_of_the_reward_is_reported() -> None:
@@ -16,6 +19,26 @@ def test_the_mean_of_each_part_of_the_reward_is_reported() -> None:
     found = summarize_rollouts([Group(PromptGroup(0, 0, Question("q", "text")), rollouts)])
     assert (found["success"], found["reward_overlong"]) == (0.5, -0.25)
     assert "reward_correct" not in found
+
+
+def test_what_the_rollouts_found_is_reported_over_those_with_a_reward() -> None:
+    passages = [Passage("gold", "t", "Acme is in Oslo."), Passage("other", "t", "Bo sings.")]
+    shown = tuple(SearchResult(passage, 1.0, rank) for rank, passage in enumerate(passages, 1))
+
+    def find(*documents: Passage) -> Trajectory:
+        found = trajectory_of("q")
+        found.blocks, found.documents = [InformationBlock("query", shown, (1,))], documents
+        return found
+
+    outcomes = (Reward(1.0), Reward(0.0), Reward(0.0), InfraFailure("down"))
+    documents = (passages, passages[1:], [], passages)
+    rollouts = [Rollout(i, find(*documents[i]), outcome) for i, outcome in enumerate(outcomes)]
+    groups = [Group(PromptGroup(0, 0, Question("q", "text", ("Oslo",), gold_passage_ids=("gold",))), rollouts)]
+    found = summarize_rollouts(groups)
+    # one of three rollouts has the gold passage with the answer; of the three selected documents one is relevant
+    assert [found[name] for name in RETRIEVAL] == pytest.approx([1 / 3] * 3)
+    groups[0].prompt = PromptGroup(0, 0, Question("q", "text", ("yes",)))
+    assert not set(RETRIEVAL) & set(summarize_rollouts(groups))
 
 
 def test_a_collapse_is_detected_also_against_the_best_average_before_a_resume() -> None:
