@@ -5,12 +5,9 @@ continue in the orchestrator's tasks, as far as ``max_staleness`` allows.
 """
 
 import asyncio
-import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from safetensors import SafetensorError
 
@@ -18,18 +15,20 @@ from searchrl.errors import OUTAGE_KINDS, ConfigurationError, ServiceError, Unav
 from searchrl.platform.retry import retry_every
 from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
-from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
+from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
-from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.rollout_worker import RewardScorer
+from services.trainer.run_checkpoints import RunCheckpoints
 from services.trainer.runs.run_folder import write_model_manifest
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer
+from services.trainer.runs.stoppable_waits import StoppableWaits
 from services.trainer.settings import RunConfig
 from services.trainer.trackers.base import RunEnd
 from services.trainer.validation_schedule import ValidationSchedule
@@ -67,7 +66,11 @@ class TrainingLoop:
         self._learner, self._engine = parts.learner, parts.engine
         self._orchestrator, self._rewards = parts.orchestrator, parts.rewards
         self._finished, self._validation = parts.finished, parts.validation
-        self._store, self._run_logger, self._identity = parts.store, parts.run_logger, dict(parts.identity)
+        self._run_logger = parts.run_logger
+        self._checkpoints = RunCheckpoints(
+            parts.store, parts.learner, parts.orchestrator, parts.run_logger, state, parts.identity
+        )
+        self._waits = StoppableWaits(state, parts.orchestrator.wait_for_outage)
         self._pin_services = parts.pin_services
         self._is_served = False  # whether the engine has the newest weights
         self._idle_steps = 0
@@ -99,13 +102,13 @@ class TrainingLoop:
         # others.
         await self._learner.open()
         # The engine may take minutes to load its model.
-        if not await self._finish_before_stop(self._engine.start()) or not await self._ask_services():
+        if not await self._waits.finish_before_stop(self._engine.start()) or not await self._ask_services():
             return
         await self._open(resume)
         while not self._is_trained and not state.stop_requested:
             await self._wait_while_paused()
             await self._train_step()
-        await self._save_checkpoint()
+        await self._checkpoints.save()
         if self._is_trained and await self._validate_last():
             with explain_disk_full(
                 f"the model in {self._run_logger.folder.final}", "free some space and resume", SafetensorError
@@ -128,23 +131,9 @@ class TrainingLoop:
         self._validation.start(self._state, last=True)
         return await self._finish_validation()
 
-    async def _finish_before_stop(self, work: Coroutine[Any, Any, None]) -> bool:
-        """Wait for ``work``; False if a stop was requested meanwhile, which cancels it."""
-        working = asyncio.create_task(work)
-        stopped = asyncio.create_task(self._state.wait_for_stop())
-        try:
-            await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if working.done():
-                await working  # raises what the work raised
-            return working.done()
-        finally:
-            for task in (working, stopped):
-                task.cancel()
-            await asyncio.gather(working, stopped, return_exceptions=True)
-
     async def _ask_services(self) -> bool:
         """Wait for the services and record their versions; False if a stop was requested meanwhile."""
-        retries = retry_every(self._config.rollouts.circuit_breaker.probe_seconds, self._sleep_until_stop)
+        retries = retry_every(self._config.rollouts.circuit_breaker.probe_seconds, self._waits.sleep)
         try:
             return await retries.run(self._try_services)
         except ServiceError as error:  # a refusal: outages are retried without limit
@@ -154,53 +143,39 @@ class TrainingLoop:
         if self._state.stop_requested:
             return False
         try:
-            self._identity |= await self._pin_services()
+            self._checkpoints.identity |= await self._pin_services()
         except ServiceError as error:
             if error.kind in OUTAGE_KINDS:
                 logger.warning("waiting for the services: %s", error)
             raise
         return True
 
-    async def _sleep_until_stop(self, seconds: float) -> None:
-        """Sleep; a stop request ends the pause early."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._state.wait_for_stop()
-
     async def _open(self, resume: bool) -> None:
         """Restore the newest checkpoint if ``resume``, and serve the weights.
 
         Nothing is written before everything is checked: a refused resume changes nothing.
         """
-        checkpoint = self._newest_checkpoint() if resume else None
+        checkpoint = self._checkpoints.newest() if resume else None
         if checkpoint is not None:
             await self._learner.restore(checkpoint.folder)
         weights = await self._learner.publish(checkpoint.step if checkpoint is not None else self._state.step)
         if checkpoint is not None:
             # The fingerprint is computed by the publication, so the restored weights are compared here and not right
             # after the load.
-            _check_restored(checkpoint, weights.fingerprint)
-            self._restore(checkpoint)
+            self._checkpoints.restore_position(checkpoint, weights.fingerprint)
         await self._push(weights)
         self._run_logger.open(self._state.step, resume)
         if checkpoint is not None:
-            self._store.discard_after(checkpoint.step)
-        self._validation.open(self._identity, self._run_logger.lines, self._state)
-        self._finished.open(self._identity)
+            self._checkpoints.discard_after(checkpoint.step)
+        self._validation.open(self._checkpoints.identity, self._run_logger.lines, self._state)
+        self._finished.open(self._checkpoints.identity)
         self._finished.serve(weights.version, weights.fingerprint)
         self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
         self._rewards.start_step()
         if self._validation.is_due(self._state.step):
-            await self._save_checkpoint()  # each validated version has one
+            await self._checkpoints.save()  # each validated version has one
         if self._is_served and not self._is_trained:
             self._orchestrator.start(self._state.version)
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        queue = checkpoint.metadata["orchestrator"]
-        left_out = tuple(queue.get("left_out", {}).items())
-        self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
-        self._state.step = checkpoint.step
-        self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
 
     async def _train_step(self) -> None:
         timer, state = self._timer, self._state
@@ -239,7 +214,7 @@ class TrainingLoop:
             )
         with self._timer.phase("checkpoint"):
             if self._is_checkpoint_due():
-                await self._save_checkpoint()
+                await self._checkpoints.save()
             self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
 
     async def _update(self, groups: list[Group]) -> StepUpdate:
@@ -273,7 +248,7 @@ class TrainingLoop:
     async def _next_groups(self) -> list[Group] | None:
         """Wait for the groups of a step; None if the run is to stop and must not wait for them."""
         groups = asyncio.create_task(self._orchestrator.next_groups())
-        return groups.result() if await self._finish_unless_stopped(groups) else None
+        return groups.result() if await self._waits.finish_unless_stopped(groups) else None
 
     async def _finish_validation(self) -> bool:
         """Wait for the validation in progress, if any; False if the run is to stop and must not wait for it."""
@@ -282,33 +257,7 @@ class TrainingLoop:
         validated = asyncio.create_task(self._validation.wait())
         # The probe of the circuit breaker, for which the validation may wait, reports its errors to the orchestrator.
         failed = asyncio.create_task(self._orchestrator.raise_failure())
-        return await self._finish_unless_stopped(validated, failed)
-
-    async def _finish_unless_stopped(self, *work: asyncio.Task[Any]) -> bool:
-        """Wait for the first of these tasks; False if the run is to stop and must not wait for them.
-
-        That is the case if a stop was requested and an outage keeps them from finishing, or if the process received
-        SIGTERM. A stop request alone waits: the running step is finished and trained.
-        """
-        # The tasks race, because each of the events may come first and none of them implies another. The others are
-        # then cancelled and awaited, so that no task outlives its step; running groups stay with the orchestrator.
-        stopped_in_outage = asyncio.create_task(self._wait_for_stop_in_outage())
-        interrupted = asyncio.create_task(self._state.wait_for_interruption())
-        waits = (*work, stopped_in_outage, interrupted)
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finished = [task for task in work if task.done()]
-            for task in finished:
-                task.result()  # raises what ends the run
-            return bool(finished)
-        finally:
-            for task in waits:
-                task.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
-
-    async def _wait_for_stop_in_outage(self) -> None:
-        await self._state.wait_for_stop()
-        await self._orchestrator.wait_for_outage()
+        return await self._waits.finish_unless_stopped(validated, failed)
 
     async def _publish(self) -> None:
         weights = await self._learner.publish(self._state.step)
@@ -321,7 +270,7 @@ class TrainingLoop:
 
         A push may wait for many minutes until lost servers are back, and a run that stops needs no engine.
         """
-        self._is_served = not self._state.stop_requested and await self._finish_before_stop(
+        self._is_served = not self._state.stop_requested and await self._waits.finish_before_stop(
             push_weights(self._engine, weights)
         )
         self._state.version, self._state.fingerprint = weights.version, weights.fingerprint
@@ -340,53 +289,9 @@ class TrainingLoop:
 
     async def _serve_checkpoint_request(self) -> None:
         if self._state.checkpoint_wanted:
-            await self._save_checkpoint()
+            await self._checkpoints.save()
 
     def _is_checkpoint_due(self) -> bool:
         every, step = self._config.checkpoints.every, self._state.step
         # A validated version has one, so that it can be kept as the best, and a killed validation resumed.
         return (bool(every) and step % every == 0) or self._validation.is_due(step)
-
-    async def _save_checkpoint(self) -> None:
-        state, queue = self._state, self._orchestrator.state()
-        if state.saved_step != state.step:
-            metadata = {
-                "fingerprint": state.fingerprint,
-                "identity": self._identity,
-                "orchestrator": {
-                    "next_group_id": queue.next_group_id,
-                    "untrained": list(queue.untrained),
-                    "left_out": dict(queue.left_out),
-                },
-            }
-            # The queue was read before this await. Meanwhile rollouts continue, and a group may be drawn that the
-            # checkpoint does not name: its id is not below ``next_group_id``, so a resumed run draws it again.
-            started = time.perf_counter()
-            checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
-            self._run_logger.record_checkpoint(time.perf_counter() - started)
-            state.record_checkpoint(checkpoint.folder, checkpoint.step)
-        else:
-            state.record_checkpoint(state.last_checkpoint, state.step)
-
-    def _newest_checkpoint(self) -> Checkpoint | None:
-        """Return the newest intact checkpoint of this run.
-
-        Raises:
-            ConfigurationError: it belongs to other data or another model.
-        """
-        checkpoint = self._store.newest_intact()
-        if checkpoint is None:
-            return None
-        for name, value in self._identity.items():
-            saved = checkpoint.metadata["identity"].get(name, value)  # older checkpoints name less
-            if saved != value:
-                raise ConfigurationError(
-                    f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; "
-                    "use what the run was started with, or start a new run"
-                )
-        return checkpoint
-
-
-def _check_restored(checkpoint: Checkpoint, fingerprint: str) -> None:
-    if checkpoint.metadata["fingerprint"] != fingerprint:
-        raise ConfigurationError(f"the weights restored from {checkpoint.folder} are not those that were saved there")

@@ -1,0 +1,98 @@
+"""Saves the checkpoints of a run, each with the data position and with what a resumed run must match."""
+
+import time
+from collections.abc import Mapping
+
+from searchrl.errors import ConfigurationError
+from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
+from services.trainer.learner_thread import LearnerThread
+from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.runs.run_logger import RunLogger
+from services.trainer.runs.run_state import RunState
+
+
+class RunCheckpoints:
+    """The checkpoints of one run.
+
+    ``identity`` names what must not change between a checkpoint and its resume; the training loop adds what the
+    services report about themselves.
+    """
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        learner: LearnerThread,
+        orchestrator: Orchestrator,
+        run_logger: RunLogger,
+        state: RunState,
+        identity: Mapping[str, str],
+    ) -> None:
+        self._store = store
+        self._learner = learner
+        self._orchestrator = orchestrator
+        self._run_logger = run_logger
+        self._state = state
+        self.identity = dict(identity)
+
+    async def save(self) -> None:
+        """Save the step that was trained last, unless its checkpoint is on disk already."""
+        state, queue = self._state, self._orchestrator.state()
+        if state.saved_step != state.step:
+            metadata = {
+                "fingerprint": state.fingerprint,
+                "identity": self.identity,
+                "orchestrator": {
+                    "next_group_id": queue.next_group_id,
+                    "untrained": list(queue.untrained),
+                    "left_out": dict(queue.left_out),
+                },
+            }
+            # The queue was read before this await. Meanwhile rollouts continue, and a group may be drawn that the
+            # checkpoint does not name: its id is not below ``next_group_id``, so a resumed run draws it again.
+            started = time.perf_counter()
+            checkpoint = await self._learner.run(lambda models: self._store.save(state.step, models.save, metadata))
+            self._run_logger.record_checkpoint(time.perf_counter() - started)
+            state.record_checkpoint(checkpoint.folder, checkpoint.step)
+        else:
+            state.record_checkpoint(state.last_checkpoint, state.step)
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest intact checkpoint of this run.
+
+        Raises:
+            ConfigurationError: it belongs to other data or another model.
+        """
+        checkpoint = self._store.newest_intact()
+        if checkpoint is None:
+            return None
+        for name, value in self.identity.items():
+            saved = checkpoint.metadata["identity"].get(name, value)  # older checkpoints name less
+            if saved != value:
+                raise ConfigurationError(
+                    f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; "
+                    "use what the run was started with, or start a new run"
+                )
+        return checkpoint
+
+    def restore_position(self, checkpoint: Checkpoint, fingerprint: str) -> None:
+        """Set the run back to the step and the data position of a checkpoint, whose weights the learner has loaded.
+
+        Args:
+            fingerprint: of the weights that the learner published after the load.
+
+        Raises:
+            ConfigurationError: these are not the weights that were saved.
+        """
+        if checkpoint.metadata["fingerprint"] != fingerprint:
+            raise ConfigurationError(
+                f"the weights restored from {checkpoint.folder} are not those that were saved there"
+            )
+        queue = checkpoint.metadata["orchestrator"]
+        left_out = tuple(queue.get("left_out", {}).items())
+        self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
+        self._state.step = checkpoint.step
+        self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
+
+    def discard_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps: the run will train them again."""
+        self._store.discard_after(step)
