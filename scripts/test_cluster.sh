@@ -64,27 +64,55 @@ build_service() {
 }
 build_tool() { build "tests/cluster/images/$1.Dockerfile" "" "localhost/thirdparty/$1:dev"; }
 
+start_node() {
+    local exports
+    exports=$(env $one_core "$kube" up) || no_cluster "$kube up failed."
+    eval "$(grep '^export ' <<<"$exports")"
+}
+# A node that was killed while it wrote its image store can list an image and yet not have it, and then every pod waits
+# for minutes: start one pod before the tests.
+runs_a_pod() {
+    kubectl delete pod node-check --ignore-not-found --now >/dev/null
+    kubectl run node-check --image="localhost/searchrl/retriever:dev" --image-pull-policy=Never --restart=Never --command -- true >/dev/null
+    kubectl wait pod node-check --for=jsonpath='{.status.phase}'=Succeeded --timeout=60s >/dev/null 2>&1 || {
+        kubectl events --for pod/node-check >&2
+        return 1
+    }
+    kubectl delete pod node-check --now >/dev/null
+}
+# Its images again from buildah, which has them all.
+repair_node() {
+    local service tool store=${KUBE_HOME:-/var/tmp/kube-node}/containerd
+    echo "The node starts no pod: starting it again with an empty image store." >&2
+    "$kube" down
+    grep -o "$store[^ ]*" /proc/mounts | sort -r | xargs -r umount -l
+    rm -rf "$store"
+    start_node
+    for service in "${services[@]}"; do "$kube" load "localhost/searchrl/$service:dev"; done
+    for tool in "${tools[@]}"; do "$kube" load "localhost/thirdparty/$tool:dev"; done
+}
+
 if [ -z "${KUBECONFIG:-}" ]; then
     [ -x "$kube" ] || no_cluster "There is no $kube."
     [ "$(id -u)" = 0 ] || no_cluster "$kube needs root."
     if [ -z "${KEEP:-}" ] && [[ ! $("$kube" status) =~ apiserver\ +running ]]; then
         trap '"$kube" down >/dev/null 2>&1' EXIT # what was started here ends here; images stay
     fi
-    exports=$(env $one_core "$kube" up) || no_cluster "$kube up failed."
-    eval "$(grep '^export ' <<<"$exports")"
+    start_node
     # The first image makes the layers that all share. Packing uses one core each, so the rest run in parallel.
+    services=(retriever generator trainer evaluator) tools=(redis prometheus) building=()
     build_service retriever
-    building=()
-    for service in generator trainer evaluator; do
+    for service in "${services[@]:1}"; do
         build_service "$service" &
         building+=($!)
     done
-    for tool in redis prometheus; do
+    for tool in "${tools[@]}"; do
         build_tool "$tool"
     done
     for one in "${building[@]}"; do
         wait "$one"
     done
+    runs_a_pod || { repair_node; runs_a_pod; } || { echo "The node starts no pod; see above." >&2; exit 1; }
 fi
 export PATH=$PWD/.tools/bin:$PATH SEARCHRL_CLUSTER_TESTS=1
 # Two processes, because tests mostly wait for pods; side_by_side.py puts the long files first.

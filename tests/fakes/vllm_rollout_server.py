@@ -25,6 +25,7 @@ from torch import distributed as dist
 
 from searchrl.agent.types import Tokenizer
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
+from services.trainer.engines.vllm.plugin.shared_buffers import open_shared
 
 
 class VllmRolloutServer:
@@ -64,7 +65,9 @@ class VllmRolloutServer:
         self.running = 0
         self._dead = False
         self._paused = False
+        self.parts: list[list[str]] = []  # of updates through shared memory: the names of their tensors
         self._group: Any = None
+        self._shared = torch.empty(0)
         self._server: uvicorn.Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -172,6 +175,10 @@ class VllmRolloutServer:
         return {}
 
     def _join(self, info: dict[str, Any]) -> None:
+        if "handles" in info:
+            (handle,) = info["handles"]
+            self._shared = open_shared(handle)
+            return
         limit = timedelta(seconds=info["seconds"])
         store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]
             info["host"], info["port"], None, False, limit
@@ -187,10 +194,20 @@ class VllmRolloutServer:
             self._group.broadcast([received[name]], options).wait()
         return float(received["weight"][0])
 
+    def _read_shared(self, info: dict[str, Any]) -> None:
+        self.parts.append(info["names"])
+        if "weight" in info["names"]:
+            number = info["names"].index("weight")
+            dtype, start = getattr(torch, info["dtypes"][number]), info["offsets"][number]
+            self.weight = float(self._shared[start : start + dtype.itemsize].view(dtype)[0])
+
     def _update(self, info: dict[str, Any]) -> None:
         if self.failing_updates:
             self.failing_updates -= 1
             raise HTTPException(500, "the update failed")
+        if "offsets" in info:
+            self._read_shared(info)
+            return
         if "names" in info:
             self.weight = self._receive(info)
             return

@@ -11,12 +11,14 @@ import torch
 from searchrl.agent.types import Generation, Sampling
 from services.trainer.algorithms.base import UpdateSettings, update_policy
 from services.trainer.engines.torch_engine import TorchEngine
+from services.trainer.engines.vllm.ipc_transfer import SharedBuffer, split_into_parts
 from services.trainer.learner.learner import Learner
 from services.trainer.learner.model_folder import load_language_model
 from services.trainer.learner.optimizers import OptimSettings
 from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner.train_batch import RowKey, TrainBatch, TrainRow
 from services.trainer.losses.policy_losses import LossSettings
+from tests.fakes.other_process import read_elsewhere
 from tests.fakes.tiny_policy import NumberedWords, random_ids
 from tests.fakes.train_rows import random_rows
 
@@ -96,3 +98,17 @@ def test_weights_pushed_from_the_learner_are_those_that_the_engine_samples_with(
     before = as_rows(sampled(family_folder, 1.0), 1.0)
     after = as_rows(sampled(family_folder, 1.0, learner.publish(7)), 1.0)
     assert distance(learner, after) < allowed < distance(learner, before)
+
+
+def test_another_process_reads_the_weights_in_memory_that_the_trainer_shares(device: str) -> None:
+    tensors = {"a": torch.arange(6, dtype=torch.bfloat16), "b": torch.tensor([1.5, -2.0], device=device)}
+    (part,) = split_into_parts(tensors, 1 << 12)
+    buffer = SharedBuffer(1 << 12, torch.device(device), workers=2)
+    for handle in (*buffer.handles, buffer.handles[0]):  # the first again, as by a server that was restarted
+        buffer.fill(tensors, part)
+        place, content = read_elsewhere(handle)
+        assert place == device
+        for name, start in zip(part["names"], part["offsets"], strict=True):
+            expected = tensors[name].cpu().view(torch.uint8).tolist()
+            assert content[start : start + len(expected)] == expected
+        tensors["b"] = -tensors["b"]

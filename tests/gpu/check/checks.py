@@ -161,10 +161,11 @@ CHECKS = (
     ),
     Check(
         "publishing",
-        "the engine samples with the weights that the learner published; exports hold them",
-        35,
+        "the engine samples with the weights that the learner published; exports and shared memory hold them",
+        40,
         run_tests(
             f"{ENGINE}::test_weights_pushed_from_the_learner_are_those_that_the_engine_samples_with",
+            f"{ENGINE}::test_another_process_reads_the_weights_in_memory_that_the_trainer_shares",
             "test_gpu_checkpoints.py::test_an_export_from_the_gpu_loads_with_the_same_weights",
         ),
     ),

@@ -41,9 +41,10 @@ PROMPT = [(number * 31 + 40) % 256 for number in range(24)]
 TOLERANCE = 1e-4  # nats per token, in float32
 WITHOUT_MODEL = ("scripted",)
 WITH_ADAPTERS = "vllm with adapters"
-BACKENDS: Mapping[str, Literal["shared_fs", "gloo", "lora_adapter"]] = {
+BACKENDS: Mapping[str, Literal["shared_fs", "gloo", "ipc", "lora_adapter"]] = {
     "vllm": "shared_fs",
     "vllm with gloo": "gloo",
+    "vllm with ipc": "ipc",
     WITH_ADAPTERS: "lora_adapter",
 }
 RANK = 4  # below the smallest that vLLM is started for
@@ -131,7 +132,7 @@ def learners_of(kind: str, folders: Sequence[Path]) -> list[Learner]:
 
 
 def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) -> VllmEngine:
-    """Servers with the first model: two that read files, or one that receives broadcasts or loads adapters."""
+    """Servers with the first model: two that read files, or one that gets its weights in another way."""
     count = 2 if kind == "vllm" else 1
     server = VllmProcessSettings(
         executable=VLLM,
@@ -146,7 +147,7 @@ def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) ->
         server=server,
         environments=[{"OMP_NUM_THREADS": "1"}] * count,
         recovery_seconds=600,
-        weight_transfer=WeightTransferSettings(backend=BACKENDS[kind]),
+        weight_transfer=WeightTransferSettings(backend=BACKENDS[kind], device="cpu"),
     )
     context = EngineContext(
         model,
@@ -167,6 +168,7 @@ def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) ->
         "scripted",
         pytest.param("vllm", marks=NEEDS_VLLM),
         pytest.param("vllm with gloo", marks=NEEDS_VLLM),
+        pytest.param("vllm with ipc", marks=NEEDS_VLLM),
         pytest.param(WITH_ADAPTERS, marks=NEEDS_VLLM),
     ],
 )

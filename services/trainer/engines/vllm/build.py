@@ -17,6 +17,7 @@ from services.trainer.engines.vllm.adapters import AdapterReplica, AdapterTransf
 from services.trainer.engines.vllm.client import VllmClient
 from services.trainer.engines.vllm.collective_transfer import CollectiveTransfer
 from services.trainer.engines.vllm.engine import VllmEngine
+from services.trainer.engines.vllm.ipc_transfer import IpcTransfer
 from services.trainer.engines.vllm.replica import Replica
 from services.trainer.engines.vllm.settings import VllmEngineSettings
 from services.trainer.engines.vllm.weight_transfer import SharedFsTransfer, WeightTransfer
@@ -82,6 +83,8 @@ def _transfer(settings: VllmEngineSettings, context: EngineContext) -> WeightTra
         return AdapterTransfer(chosen.folder or context.folder, context.adapter_rank)
     if chosen.backend == "shared_fs":
         return SharedFsTransfer(chosen.folder or context.folder, settings.server.dtype)
+    if chosen.backend == "ipc":
+        return IpcTransfer(settings.server.dtype, chosen.device)
     return CollectiveTransfer(
         chosen.backend, chosen.host, settings.server.dtype, settings.update_seconds, chosen.device
     )

@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
 from searchrl.errors import Unavailable
@@ -22,6 +21,8 @@ from services.trainer.engines.vllm.weight_transfer import (
     UPDATE_ENVIRONMENT,
     StagedWeights,
     check_updates,
+    converted,
+    tensor_layout,
     update_arguments,
 )
 from services.trainer.learner.reports import PublishedWeights
@@ -49,14 +50,10 @@ class CollectiveTransfer:
 
     def stage(self, weights: PublishedWeights) -> StagedWeights:
         """See ``WeightTransfer``."""
-        tensors = {name: self._convert(tensor) for name, tensor in weights.tensors.items()}
-        update = {
-            "names": list(tensors),
-            "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()],
-            "shapes": [list(tensor.shape) for tensor in tensors.values()],
-        }
-        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        return StagedWeights(weights.version, weights.fingerprint, (update,), size, weights.probe, tensors)
+        tensors = converted(weights, self._dtype)
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        updates = (tensor_layout(tensors),)
+        return StagedWeights(weights.version, weights.fingerprint, updates, size, weights.probe, tensors)
 
     async def connect(self, client: VllmClient) -> "GroupConnection":
         """See ``WeightTransfer``."""
@@ -81,9 +78,6 @@ class CollectiveTransfer:
 
     def close(self) -> None:
         """See ``WeightTransfer``."""
-
-    def _convert(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self._dtype or tensor.dtype).contiguous()
 
 
 class GroupConnection:

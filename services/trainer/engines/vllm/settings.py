@@ -19,14 +19,17 @@ PROBE_TOLERANCE = 0.1
 class WeightTransferSettings(Section):
     """How new weights reach the servers."""
 
-    backend: Literal["shared_fs", "gloo", "nccl", "lora_adapter"] = Field(
+    backend: Literal["shared_fs", "gloo", "nccl", "ipc", "lora_adapter"] = Field(
         default="shared_fs",
         description="shared_fs: as a file that the servers read and check by its hash; "
         "gloo: between CPUs over the network; nccl: between GPUs; "
+        "ipc: through memory that trainer and servers of one machine share; "
         "lora_adapter: the learner's adapter alone, as files that the servers load beside the model.",
     )
     host: str = Field(default="127.0.0.1", description="gloo, nccl: the trainer's address as the servers reach it.")
-    device: str = Field(default="cuda:0", description="nccl: the GPU that sends.")
+    device: str = Field(
+        default="cuda:0", description="nccl: the GPU that sends; ipc: the GPU whose memory is shared, or cpu."
+    )
     folder: Path | None = Field(
         default=None,
         description="Folder of the files, which servers see under the same path; None: the run's.",
@@ -111,6 +114,11 @@ class VllmEngineSettings(EngineBase):
         if self.placement == "process":
             if self.gpus_per_replica != 1:
                 raise ValueError("gpus_per_replica is for placement ray: set server.tensor_parallel_size instead")
+        elif self.weight_transfer.backend == "ipc":
+            raise ValueError(
+                "weight_transfer.backend ipc needs servers on the trainer's machine, which placement ray does not "
+                "promise: choose nccl, gloo or shared_fs"
+            )
         elif self.urls:
             raise ValueError("placement ray starts servers, and urls names running ones: leave one of them out")
         elif self.server.tensor_parallel_size != 1:

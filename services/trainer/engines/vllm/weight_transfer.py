@@ -101,6 +101,20 @@ class Connection(Protocol):
         ...
 
 
+def converted(weights: PublishedWeights, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors in the precision of the servers; None: in their own."""
+    return {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in weights.tensors.items()}
+
+
+def tensor_layout(tensors: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """The names, dtypes and shapes of tensors, as the plugin reads them."""
+    return {
+        "names": list(tensors),
+        "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()],
+        "shapes": [list(tensor.shape) for tensor in tensors.values()],
+    }
+
+
 def update_arguments(backend: str) -> tuple[str, ...]:
     """The flags of a server whose weights are replaced."""
     return ("--weight-transfer-config", json.dumps({"backend": backend}))
@@ -159,8 +173,7 @@ class SharedFsTransfer:
     def stage(self, weights: PublishedWeights) -> StagedWeights:
         """See ``WeightTransfer``."""
         path = self._folder / f"weights-{weights.version:09d}.safetensors"
-        dtype = self._dtype
-        tensors = {name: tensor.to(dtype or tensor.dtype).contiguous() for name, tensor in weights.tensors.items()}
+        tensors = converted(weights, self._dtype)
         with explain_disk_full(f"the weights in {self._folder}", "free some space and resume", SafetensorError):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Not durable: after a crash of the machine nobody reads the file again.

@@ -1,5 +1,5 @@
 # pyright: reportMissingImports=false, reportPrivateImportUsage=false
-"""Adds backends of weight transfer to vLLM: files on a shared disk, checked by their hash, and broadcasts.
+"""Adds backends of weight transfer to vLLM: files on a shared disk, broadcasts, and memory that the trainer shares.
 
 It is imported in vLLM's environment, which has neither searchrl nor services, by the entry point in the folder beside
 it: whoever starts vLLM puts the folder of this module on ``PYTHONPATH``.
@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from shared_buffers import open_shared
 from torch import distributed as dist
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -31,6 +32,7 @@ def register() -> None:
         "trainer_shared_fs": SharedFsTransferEngine,
         "trainer_gloo": CollectiveTransferEngine,
         "trainer_nccl": CollectiveTransferEngine,
+        "trainer_ipc": IpcTransferEngine,
     }
     for name, engine in backends.items():
         if name not in WeightTransferEngineFactory._registry:
@@ -70,6 +72,23 @@ class Broadcasts(WeightTransferUpdateInfo):
     shapes: list[list[int]]
 
 
+@dataclass
+class SharedMemory(WeightTransferInitInfo):
+    """The memory that the trainer fills, part by part: one handle for each worker of this server."""
+
+    handles: list[dict[str, Any]]
+
+
+@dataclass
+class SharedTensors(WeightTransferUpdateInfo):
+    """The tensors that are in the shared memory now, each from its offset in bytes."""
+
+    names: list[str]
+    dtypes: list[str]
+    shapes: list[list[int]]
+    offsets: list[int]
+
+
 class CheckpointTransferEngine(WeightTransferEngine[Any, Any]):
     """Loads weights in their Hugging Face form, layer by layer, in vLLM's own way of reloading a checkpoint."""
 
@@ -80,6 +99,11 @@ class CheckpointTransferEngine(WeightTransferEngine[Any, Any]):
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":  # the base class synchronizes an accelerator, which a CPU does not have
             torch.accelerator.synchronize()
+
+    def worker_number(self) -> int:
+        """Return the number of this worker among all of the server, from 0."""
+        parallel = self.parallel_config
+        return parallel.data_parallel_index * parallel.world_size + parallel.rank
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -124,8 +148,7 @@ class CollectiveTransferEngine(CheckpointTransferEngine):
     def init_transfer_engine(self, init_info: Group) -> None:
         limit = timedelta(seconds=init_info.seconds)
         store = dist.TCPStore(init_info.host, init_info.port, None, False, limit)
-        parallel = self.parallel_config
-        rank = 1 + parallel.data_parallel_index * parallel.world_size + parallel.rank
+        rank = 1 + self.worker_number()
         if init_info.kind == "gloo":
             self._group = dist.ProcessGroupGloo(store, rank, init_info.size, limit)
         else:
@@ -146,6 +169,35 @@ class CollectiveTransferEngine(CheckpointTransferEngine):
 
     def shutdown(self) -> None:
         self._group = None
+
+
+class IpcTransferEngine(CheckpointTransferEngine):
+    """Copies weights out of memory that a trainer on the same machine shares."""
+
+    init_info_cls = SharedMemory
+    update_info_cls = SharedTensors
+    _memory: torch.Tensor | None = None
+
+    def init_transfer_engine(self, init_info: SharedMemory) -> None:
+        self._memory = None  # before the same memory is opened again
+        self._memory = open_shared(init_info.handles[self.worker_number()])
+
+    def receive_weights(self, update_info: SharedTensors) -> None:
+        self.model.load_weights(self._copies(update_info))
+
+    def _copies(self, update_info: SharedTensors) -> Iterator[tuple[str, torch.Tensor]]:
+        assert self._memory is not None
+        places = zip(update_info.names, update_info.dtypes, update_info.shapes, update_info.offsets, strict=True)
+        for name, dtype_name, shape, offset in places:
+            dtype = getattr(torch, dtype_name)
+            size = torch.Size(shape).numel() * dtype.itemsize
+            # A copy: vLLM keeps the tensors of a layer until it is complete, and the trainer fills the memory again.
+            copy = torch.empty(shape, dtype=dtype, device=self.device)
+            copy.copy_(self._memory[offset : offset + size].view(dtype).view(shape))
+            yield name, copy
+
+    def shutdown(self) -> None:
+        self._memory = None
 
 
 @torch.no_grad()
