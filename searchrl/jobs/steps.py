@@ -124,7 +124,7 @@ def train_step(
         "preset": preset,
         "run_id": run_id,
         "model": data_path("models", model),
-        "questions": data_path("questions", questions),
+        **({"questions": data_path("questions", questions)} if questions else {}),
         "output": f"{DATA}/runs/{check_run_id(run_id)}",
         "services.retriever": settings.target("retriever"),
         "services.generator": settings.target("generator"),
@@ -292,6 +292,8 @@ def _sft(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Se
 def _train(settings: JobSettings, run_id: str, given: Mapping[str, Any], extra: Sequence[str]) -> Step:
     if given.get("backend") == "rayjob" and not given.get("ranks"):
         raise ConfigurationError("--backend rayjob needs --ranks: the number of pods that hold the learner")
+    if any(_name_of(text).startswith("mixture.") for text in extra):
+        given = {"questions": "", **given}  # the sets replace the default; with --questions the trainer refuses both
     if given.get("preset", "small_world") != "small_world":
         missing = [name for name in ("model", "questions") if name not in given]
         if missing:

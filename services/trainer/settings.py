@@ -22,6 +22,7 @@ from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.base import RewardBase
 from services.trainer.rewards.generation import GenerationAccuracySettings
 from services.trainer.rollouts.group import RolloutSettings
+from services.trainer.rollouts.mixture import MixtureSource, check_mixture
 from services.trainer.trackers.build import TrackerSettings
 from services.trainer.validation.settings import ValidationSettings
 
@@ -72,7 +73,12 @@ class RunConfig(Section):
 
     run_id: str = Field(default="", description="Name of the run; empty: the name of its folder.")
     model: Path = Field(description="Folder of the searcher to start from, with searcher.json.")
-    questions: Path = Field(description="Training questions: JSON lines, a JSON array, CSV or parquet.")
+    questions: Path | None = Field(
+        default=None, description="Training questions: JSON lines, a JSON array, CSV or parquet; unless mixture is set."
+    )
+    mixture: dict[str, MixtureSource] = Field(
+        default={}, description="Several sets instead, by a name of your choice: questions, and weight (1 by default)."
+    )
     output: Path = Field(description="Run folder; a run that it holds is continued.")
     seed: int = Field(default=0, description="Seed of everything that is random.")
     steps: PositiveInt = Field(default=60, description="Training steps.")
@@ -102,6 +108,11 @@ class RunConfig(Section):
         return self.run_id or self.output.name
 
     @property
+    def question_sets(self) -> dict[str, MixtureSource]:
+        """The sets of training questions by name; the only one of a plain run has no name."""
+        return self.mixture or ({"": MixtureSource(questions=self.questions)} if self.questions is not None else {})
+
+    @property
     def overlong_penalty(self) -> float:
         """What is subtracted from the reward of a rollout that samples as many tokens as it may."""
         given = self.reward.overlong.penalty
@@ -125,6 +136,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
+        if (self.questions is None) != bool(self.mixture):
+            raise ValueError("name the training questions once: either questions or mixture")
+        check_mixture(self.mixture)
         if self.rollouts.group_size < 2 and self.algorithm.compares_rollouts:
             raise ValueError(
                 f"{self.algorithm.kind} compares the rollouts of a group: rollouts.group_size must be at least 2"
@@ -299,7 +313,7 @@ def describe_plan(config: RunConfig) -> str:
     overlong = f", less up to {config.overlong_penalty:g} if overlong" if config.overlong_penalty else ""
     lines = [
         f"run {config.name}: {config.steps} steps from {config.model}, seed {config.seed}",
-        f"questions: {config.questions}",
+        f"questions: {', '.join(f'{name} {one.questions}'.lstrip() for name, one in config.question_sets.items())}",
         f"each step: {rollouts.groups_per_step} questions x {rollouts.group_size} rollouts = {per_step}, {mode}",
         f"reward: {config.reward.kind}{config.reward.describe()}{overlong}",
         f"algorithm: {config.algorithm.kind}, {optimizer_steps} optimizer steps of {update.optim.kind} "

@@ -14,7 +14,6 @@ from searchrl.clients.retriever_client import RetrieverClient
 from searchrl.clients.service_client import read_key
 from searchrl.contracts.v1 import trainer_pb2 as pb
 from searchrl.contracts.v1.trainer_pb2_grpc import add_TrainerServicer_to_server
-from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.health import Health
@@ -36,6 +35,7 @@ from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import OWNER as FINISHED_ROLLOUTS
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
+from services.trainer.rollouts.mixture import read_sources
 from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker
 from services.trainer.rollouts.task_source import TaskSource
@@ -124,8 +124,8 @@ def build_service(
         ConfigurationError: the model, the questions, the profile or the baselines cannot be used.
     """
     profile = read_profile(config)
-    questions = read_training_questions(config.questions).questions
-    source = TaskSource(questions, config.seed)
+    source = TaskSource.mix(read_sources(config.question_sets), config.seed)
+    questions = source.questions
     settings = config.rollouts
     held_out = read_validation_questions(config.validation, questions)
     breaker = CircuitBreaker(build_probe(services, questions[0]), settings.circuit_breaker)

@@ -11,7 +11,6 @@ import torch
 
 from searchrl.agent.profile import SearcherProfile
 from searchrl.clients.service_client import read_key
-from searchrl.datasets.question_file import read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
 from searchrl.platform.capacity import check_disk, main_memory, size_text
@@ -34,6 +33,8 @@ from services.trainer.preflight.sizes import (
 )
 from services.trainer.preflight.speed import describe_time, estimate_step, measure_speed
 from services.trainer.rewards.generation import read_baseline
+from services.trainer.rollouts.mixture import read_sources
+from services.trainer.rollouts.task_source import TaskSource
 from services.trainer.runs.run_folder import RunFolder, is_run_finished
 from services.trainer.settings import RunConfig
 from services.trainer.validation.questions import find_shared, read_validation_questions
@@ -65,7 +66,7 @@ async def check_run(config: RunConfig, listen: Listen, new: bool = False) -> Run
             "model", lambda: _check_model(config, inputs), "see 'What a model folder needs' in docs/training.md"
         ),
         finding_of(
-            "questions", lambda: _check_questions(config, inputs), "correct the file or the setting 'questions'"
+            "questions", lambda: _check_questions(config, inputs), "correct the file or the setting that names it"
         ),
     ]
     if config.validation.questions is not None and inputs.questions:
@@ -111,9 +112,13 @@ def _check_model(config: RunConfig, inputs: _Inputs) -> str:
 
 
 def _check_questions(config: RunConfig, inputs: _Inputs) -> str:
-    inputs.questions = read_training_questions(config.questions).questions
-    verify_input(config.questions)
-    return f"{len(inputs.questions)} in {config.questions}"
+    source = TaskSource.mix(read_sources(config.question_sets), config.seed)
+    inputs.questions = source.questions
+    for one in config.question_sets.values():
+        verify_input(one.questions)
+    if source.shares:
+        return f"{len(inputs.questions)} in {len(config.mixture)} sets, drawn in turn: {source.shares}"
+    return f"{len(inputs.questions)} in {', '.join(str(one.questions) for one in config.question_sets.values())}"
 
 
 def _check_validation(config: RunConfig, inputs: _Inputs) -> str:

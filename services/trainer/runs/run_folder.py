@@ -113,7 +113,8 @@ def verify_inputs(config: "RunConfig") -> None:
     if not config.model.is_dir():
         raise ConfigurationError(f"there is no model folder {config.model}")
     verify_input(config.model)
-    for questions in (config.questions, config.validation.questions):
+    sets = [source.questions for source in config.question_sets.values()]
+    for questions in (*sets, config.validation.questions):
         if questions is not None and questions.is_file():
             verify_input(questions)
     for baselines in (config.reward.baselines, config.validation.baseline_file):

@@ -19,6 +19,7 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
     return {
         **compared,
         "questions": source.fingerprint,
+        "mixture": source.shares or "none",
         "model": prompting_hash(config.model),
         "starting weights": fingerprint_folder(config.model),
         "seed": str(config.seed),

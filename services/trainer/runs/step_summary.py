@@ -56,7 +56,22 @@ def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
         "tokens": fmean(len(rollout.trajectory.tokens) for rollout in scored if rollout.trajectory),
         "sampled_tokens": fmean(sum(rollout.trajectory.tokens.mask) for rollout in scored if rollout.trajectory),
         **_summarize_retrieval(groups),
+        **_summarize_sources(groups),
     }
+
+
+def _summarize_sources(groups: Sequence[Group]) -> dict[str, float]:
+    """Return the figures of each set of a mixture that has groups in this step."""
+    values: dict[str, float] = {}
+    for name in sorted({group.prompt.source for group in groups} - {""}):
+        own = [group for group in groups if group.prompt.source == name]
+        scored = [rollout for group in own for rollout in group.rollouts if rollout.value is not None]
+        values[f"source/{name}/groups"] = len(own)
+        values[f"source/{name}/zero_variance"] = fmean(not group.has_variance for group in own)
+        if scored:
+            values[f"source/{name}/reward"] = fmean(rollout.value or 0.0 for rollout in scored)
+            values[f"source/{name}/success"] = fmean(_part(rollout, "correct") for rollout in scored)
+    return values
 
 
 def _summarize_retrieval(groups: Sequence[Group]) -> dict[str, float]:

@@ -41,6 +41,22 @@ def test_what_the_rollouts_found_is_reported_over_those_with_a_reward() -> None:
     assert not set(RETRIEVAL) & set(summarize_rollouts(groups))
 
 
+def test_each_set_of_a_mixture_has_figures_of_its_own() -> None:
+    def group(number: int, source: str, *rewards: float) -> Group:
+        rollouts = [
+            Rollout(i, trajectory_of("q"), Reward(value, {"correct": value})) for i, value in enumerate(rewards)
+        ]
+        return Group(PromptGroup(number, 0, Question("q", "text"), source), rollouts)
+
+    found = summarize_rollouts([group(0, "nq", 1.0, 0.0), group(1, "nq", 1.0, 1.0), group(2, "bio", 0.0, 0.0)])
+    assert {name: value for name, value in found.items() if name.startswith("source/")} == {
+        "source/nq/groups": 2, "source/nq/zero_variance": 0.5, "source/nq/reward": 0.75, "source/nq/success": 0.75,
+        "source/bio/groups": 1, "source/bio/zero_variance": 1.0, "source/bio/reward": 0.0, "source/bio/success": 0.0,
+    }  # fmt: skip
+    plain = summarize_rollouts([group(0, "", 1.0, 0.0)])
+    assert not [name for name in plain if name.startswith("source/")]
+
+
 def test_a_collapse_is_detected_also_against_the_best_average_before_a_resume() -> None:
     detector = CollapseDetector(window=2, fraction=0.5)
     assert [detector.observe(value) for value in (0.8, 0.8, 0.5, 0.2, 0.2)] == [False, False, False, True, True]
