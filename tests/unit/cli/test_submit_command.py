@@ -50,6 +50,13 @@ def test_settings_of_a_run_reach_the_trainer(capsys: pytest.CaptureFixture[str])
     assert assigned["reward.baseline_file"] == "/data/baselines/nq/baseline.json"
 
 
+def test_a_mixture_replaces_the_questions_of_a_job(capsys: pytest.CaptureFixture[str]) -> None:
+    sets = "mixture.nq.questions=/data/questions/nq.jsonl"
+    for preset in ((), ("--preset", "search_r1_grpo", "--model", "qwen")):
+        found = command(printed(capsys, "train", *preset, "--set", sets))
+        assert sets in found and not [text for text in found if text.startswith("questions=")]
+
+
 def test_settings_of_other_steps_are_flags_of_their_programs(capsys: pytest.CaptureFixture[str]) -> None:
     found = command(printed(capsys, "index", "--set", "kind=dense", "--set", "skip_bad_rows=true"))
     assert found[-3:] == ["--kind", "dense", "--skip-bad-rows"]
