@@ -15,7 +15,7 @@ from pydantic_settings import SettingsConfigDict
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.processes import write_termination_message
 from searchrl.platform.settings import ServiceSettings
-from services.trainer.runs.run_flags import RunParser, find_run_file
+from services.trainer.runs.run_flags import RunParser, continues_run, find_run_file
 
 if TYPE_CHECKING:
     from services.trainer.runs.run_state import RunState
@@ -106,7 +106,6 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
     from searchrl.platform.server.serve import serve
     from services.trainer import wiring
     from services.trainer.metrics import TrainerMetrics
-    from services.trainer.runs.run_folder import RunFolder
     from services.trainer.runs.run_lock import LOCK_SECONDS, RunLock
 
     if config.uses_ray:
@@ -122,9 +121,7 @@ async def train(config: "RunConfig", arguments: argparse.Namespace, settings: Tr
 
     async def start() -> None:
         await lock.acquire(LOCK_SECONDS)
-        # only the holder of the lock may look: another process may have been writing until now
-        resume = arguments.resume is not None or (not arguments.new and RunFolder(config.output).holds_run)
-        training.append(asyncio.create_task(service.run(resume)))
+        training.append(asyncio.create_task(service.run(continues_run(arguments, config.output))))
 
     async def drain() -> None:
         # Not ``await``: what ended the run is raised below, after the servers have closed properly. Without a lock

@@ -7,6 +7,7 @@ from searchrl.errors import ConfigurationError
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.runs.run_identity import check_identity
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 
@@ -63,15 +64,8 @@ class RunCheckpoints:
             ConfigurationError: it belongs to other data or another model.
         """
         checkpoint = self._store.newest_intact()
-        if checkpoint is None:
-            return None
-        for name, value in self.identity.items():
-            saved = checkpoint.metadata["identity"].get(name, value)  # older checkpoints name less
-            if saved != value:
-                raise ConfigurationError(
-                    f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; "
-                    "use what the run was started with, or start a new run"
-                )
+        if checkpoint is not None:
+            check_identity(checkpoint, self.identity)
         return checkpoint
 
     def restore_position(self, checkpoint: Checkpoint, fingerprint: str) -> None:

@@ -13,6 +13,7 @@ from searchrl.platform.settings import Section, merge, parse_assignment, read_ya
 from services.trainer.algorithms import ALGORITHMS, AlgorithmSettings
 from services.trainer.algorithms.base import UpdateSettings
 from services.trainer.algorithms.grpo import GroupSettings, GrpoSettings
+from services.trainer.algorithms.ppo import PpoSettings
 from services.trainer.engines import ENGINES, EngineSettings
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.device import LearnerSettings
@@ -263,6 +264,8 @@ def _without_effect(config: RunConfig) -> dict[str, str]:
     unused = _without_effect_on_loss(config.algorithm.loss) | _without_effect_on_optimizers(optimizers)
     if isinstance(config.algorithm, GroupSettings) and not config.algorithm.dynamic_sampling:
         unused["algorithm.max_sample_batches"] = "algorithm.dynamic_sampling is false"
+    if isinstance(config.algorithm, PpoSettings):
+        unused |= _without_effect_on_critic(config.algorithm)
     if not config.overlong_penalty:
         names = ("reward.overlong.max_tokens", "reward.overlong.buffer_tokens")
         unused |= dict.fromkeys(names, "reward.overlong.penalty is 0")
@@ -284,6 +287,17 @@ def _without_effect_on_loss(loss: LossSettings) -> dict[str, str]:
         unused["algorithm.loss.kl_estimator"] = "algorithm.loss.kl_coefficient is 0"
     if not loss.llds_coefficient:
         unused["algorithm.loss.llds_threshold"] = "algorithm.loss.llds_coefficient is 0"
+    return unused
+
+
+def _without_effect_on_critic(ppo: PpoSettings) -> dict[str, str]:
+    unused: dict[str, str] = {}
+    if not ppo.gae.whiten:
+        unused["algorithm.gae.min_std"] = "algorithm.gae.whiten is false"
+    if ppo.value_loss.aggregation != "seq_sum_const":
+        unused["algorithm.value_loss.aggregation_constant"] = (
+            f"algorithm.value_loss.aggregation is {ppo.value_loss.aggregation}"
+        )
     return unused
 
 

@@ -60,7 +60,9 @@ class ValidationSchedule:
         found = [line for line in lines if is_validation(line)]
         self._history.restore(found)
         if any(line[QUESTION_SET] != self._validator.question_set for line in found):
-            logger.warning("earlier validations were on other questions; they are not compared with the next ones")
+            logger.warning(
+                "earlier validations were on other questions or baselines; they are not compared with the next ones"
+            )
         compared = [line for line in found if line[QUESTION_SET] == self._validator.question_set]
         if compared:
             state.validation = compared[-1]

@@ -215,6 +215,8 @@ def build_schedule(
         questions, worker, rewards, engine, finished, breaker, settings,
         config.validation.in_flight or settings.groups_per_step * settings.group_size,
         folder,
+        baselines=config.validation_reward.baselines,
+        needs_correct=config.validation.metric == "success",
         on_rollout=metrics.record_validation_rollout,
         on_pending=metrics.validation_pending.set,
     )  # fmt: skip
@@ -322,6 +324,7 @@ def build_rewards(
     return RewardScorer(
         function,
         search_gain=config.reward.search_gain,
+        without_turns="" if config.algorithm.credits_turns else config.algorithm.kind,
         overlong=config.reward.overlong.build(config.overlong_penalty, limits.max_sampled_tokens),
         max_in_flight=config.reward.max_in_flight,
         pause_seconds=config.rollouts.retry_pause_seconds,

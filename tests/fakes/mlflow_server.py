@@ -17,12 +17,13 @@ ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/"
 class FakeMlflow:
     """``answers`` are statuses of the next calls in place of an answer; ``keys`` what each call authorized itself by.
 
-    ``metrics`` holds (name, step, value) as they arrived.
+    ``metrics`` holds (name, step, value) as they arrived; ``refusal`` is what the body of an error says.
     """
 
     url: str = ""
     store: str = "mlflow-artifacts:/"
     answers: list[int] = field(default_factory=list)
+    refusal: str = "X"
     keys: list[str | None] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     experiments: list[str] = field(default_factory=list)
@@ -79,7 +80,7 @@ def serve_mlflow() -> Iterator[FakeMlflow]:
             elif status == 200:
                 body = json.loads(content) if content else {key: text for key, (text,) in parse_qs(url.query).items()}
                 found = fake.answer(url.path.removeprefix(API), body)
-            text = json.dumps({"error_code": "X"} if found is None or status != 200 else found).encode()
+            text = json.dumps({"error_code": fake.refusal} if found is None or status != 200 else found).encode()
             self.send_response(404 if found is None else status)
             self.send_header("content-length", str(len(text)))
             self.end_headers()

@@ -24,6 +24,16 @@ from services.trainer.losses.kl import LOG_RATIO_LIMIT, KlEstimator, clamp_log_r
 PolicyLoss = Literal["ppo", "gspo", "cispo", "reinforce", "cross_entropy"]
 
 
+def check_constant(aggregation: Aggregation | None, constant: float | None) -> None:
+    """Raises:
+    ValueError: the aggregation lacks its constant.
+    """
+    if aggregation == "seq_sum_const" and constant is None:
+        raise ValueError(
+            "aggregation seq_sum_const needs aggregation_constant, e.g. the largest number of action tokens"
+        )
+
+
 class LossSettings(Section):
     """Everything that turns log-probabilities and advantages into one number."""
 
@@ -72,10 +82,7 @@ class LossSettings(Section):
 
     @model_validator(mode="after")
     def _check_constant(self) -> Self:
-        if self.aggregation == "seq_sum_const" and self.aggregation_constant is None:
-            raise ValueError(
-                "aggregation seq_sum_const needs aggregation_constant, e.g. the largest number of action tokens"
-            )
+        check_constant(self.aggregation, self.aggregation_constant)
         return self
 
     @model_validator(mode="after")
@@ -307,6 +314,11 @@ class ValueLossSettings(Section):
     coefficient: PositiveFloat = Field(default=0.5, description="Weight of the squared error.")
     aggregation: Aggregation = Field(default="token_mean", description="How token losses become one number.")
     aggregation_constant: PositiveFloat | None = Field(default=None, description="Tokens per row in seq_sum_const.")
+
+    @model_validator(mode="after")
+    def _check_constant(self) -> Self:
+        check_constant(self.aggregation, self.aggregation_constant)
+        return self
 
 
 def value_losses(

@@ -60,7 +60,9 @@ class RewardBase(Section):
     # The gains of a rollout add up to 1 at most: with a weight below 1, finding the evidence is worth less than a
     # success.
     search_gain: NonNegativeFloat = Field(
-        default=0.0, description="Weight of what each search adds to the evidence, a process reward of its turn."
+        default=0.0,
+        description="Weight of what each search adds to the evidence, a process reward of its turn; with the advantage "
+        "group_std any weight above 0 counts the same.",
     )
     overlong: OverlongSettings = Field(default=OverlongSettings(), description="Penalty on long rollouts.")
 

@@ -50,9 +50,10 @@ class LeftOutQuestions:
     def __contains__(self, question_id: str) -> bool:
         return question_id in self._reasons
 
-    def restore(self, reasons: Iterable[tuple[str, str]]) -> None:
-        """Continue with the questions of a checkpoint."""
+    def restore(self, reasons: Iterable[tuple[str, str]], in_a_row: int = 0) -> None:
+        """Continue with the questions of an earlier process, of which the last ``in_a_row`` were left out."""
         self._reasons = dict(reasons)
+        self._in_a_row = in_a_row
 
     def record_scored(self) -> None:
         """Record that a group was scored."""

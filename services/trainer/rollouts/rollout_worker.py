@@ -19,7 +19,7 @@ from searchrl.agent.types import Policy, Searcher, StopReason, Tokenizer
 from searchrl.domain.passage import SearchResult
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import InfraFailure, Outcome, PolicyFailure, Reward, Trajectory, Unscorable
-from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ServiceError
+from searchrl.errors import OUTAGE_KINDS, PERMANENT_KINDS, ConfigurationError, ServiceError
 from searchrl.platform.retry import UNLIMITED_ATTEMPTS, RetryPolicy, longest
 from searchrl.platform.telemetry.tracing import span
 from searchrl.rewards.overlong import OverlongPenalty
@@ -209,6 +209,8 @@ class RewardScorer:
     Args:
         overlong: what long rollouts lose.
         search_gain: weight of each search's gain, a process reward of its turn.
+        without_turns: the ``algorithm.kind`` that gives a rollout one advantage, so that a process reward would reach
+            no turn; empty if the algorithm reads them.
         on_outage: called after every attempt that failed by an outage; may wait until a retry makes sense.
     """
 
@@ -218,6 +220,7 @@ class RewardScorer:
         *,
         overlong: OverlongPenalty | None = None,
         search_gain: float = 0.0,
+        without_turns: str = "",
         max_in_flight: int = 64,
         pause_seconds: float = 0.5,
         on_failure: Callable[[ServiceError], None] = lambda _error: None,
@@ -226,6 +229,7 @@ class RewardScorer:
         self._function = function
         self._overlong = overlong
         self._search_gain = search_gain
+        self._without_turns = without_turns
         self._slots = asyncio.Semaphore(max_in_flight)
         # The clients below have waited as long as a server's Retry-After asked. With the defaults the pauses are 0.5,
         # 1, 2, 4, 8, 16 and then 30 s; ``on_outage`` may wait longer.
@@ -248,13 +252,20 @@ class RewardScorer:
         """Return the outcome, after any number of attempts.
 
         Raises:
-            searchrl.errors.ConfigurationError: a service refuses every reward of this run.
+            searchrl.errors.ConfigurationError: a service refuses every reward of this run, or the reward is one that
+                the algorithm does not read.
         """
         try:
             reward = await self._retries.run(lambda: self._attempt(question, trajectory), self._on_outage)
         except ServiceError as error:  # a refusal: outages are retried without limit
             logger.warning("the reward of question %s is refused: %s", question.id, error)
             return Unscorable(f"reward: {error.kind}: {error}")
+        if self._without_turns and any(turn is not None for turn in reward.turns):
+            raise ConfigurationError(
+                "the reward gives turns rewards of their own (turns of Reward), and algorithm.kind "
+                f"{self._without_turns} gives all tokens of a rollout one advantage, so they would reach no turn: "
+                "return none, or choose another algorithm.kind"
+            )
         if self._overlong is not None:
             loss = self._overlong.score(trajectory)
             reward = replace(reward, value=reward.value + loss, parts={**reward.parts, "overlong": loss})

@@ -44,6 +44,14 @@ class RunParser(argparse.ArgumentParser):
         return arguments
 
 
+def continues_run(arguments: argparse.Namespace, output: Path) -> bool:
+    """Whether this process continues the run in ``output`` instead of starting one.
+
+    Only the holder of the run's lock may ask: until it has the lock, another process may be writing there.
+    """
+    return arguments.resume is not None or (not arguments.new and RunFolder(output).holds_run)
+
+
 def find_run_file(arguments: argparse.Namespace) -> Path | None:
     """Return the file that describes the run: the one that ``--config`` names, or that of the run to resume.
 

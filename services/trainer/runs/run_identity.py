@@ -1,8 +1,11 @@
 """Names what a checkpoint belongs to: the data, models and settings without which a run cannot continue from it."""
 
 import hashlib
+from collections.abc import Mapping
 
+from searchrl.errors import ConfigurationError
 from searchrl.tokenization.model_files import prompting_hash
+from services.trainer.checkpoints.checkpoint_store import Checkpoint
 from services.trainer.learner.device import describe_adapter
 from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.rollouts.task_source import TaskSource
@@ -37,6 +40,19 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         "optimizer": config.update.optim.kind,
         "group layout": f"{config.rollouts.groups_per_step} x {config.rollouts.group_size}",
     }
+
+
+def check_identity(checkpoint: Checkpoint, identity: Mapping[str, str]) -> None:
+    """Raises:
+    ConfigurationError: the checkpoint belongs to other data, another model or other settings than ``identity``.
+    """
+    for name, value in identity.items():
+        saved = checkpoint.metadata["identity"].get(name, value)  # older checkpoints name less
+        if saved != value:
+            raise ConfigurationError(
+                f"cannot resume {checkpoint.folder}: its {name} was {saved}, now it is {value}; use what the run was "
+                "started with, or start a new run"
+            )
 
 
 def _describe_search_gain(config: RunConfig, source: TaskSource) -> str:

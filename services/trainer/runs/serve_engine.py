@@ -12,6 +12,7 @@ port of their own: whoever may read them must not reach the routes that replace 
 
 import argparse
 import contextlib
+import http.client
 import json
 import logging
 import os
@@ -48,7 +49,7 @@ LAST_CALL = "last_call.json"
 idle, too."""
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 """Of models whose ``config.json`` names none, such as the small world's: vLLM would take them for encoders."""
-_REQUESTS = re.compile(r"^http_requests_total\{.*\} (\S+)$", re.MULTILINE)
+_REQUESTS = re.compile(r"^http_requests_total\{.*\} (\S+)\n", re.MULTILINE)  # a line that breaks off has no end
 
 
 class LastCall:
@@ -83,13 +84,13 @@ class LastCall:
 
 
 def read_metrics(url: str) -> str | None:
-    """Return the server's page of metrics; None if it does not answer now."""
+    """Return the server's page of metrics; None if it does not answer now, or breaks off."""
     try:
         # An empty proxy handler: the server is in this pod, whatever proxy the environment names.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=METRICS_SECONDS) as answer:
             return answer.read().decode(errors="replace")
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return None
 
 

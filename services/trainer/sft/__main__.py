@@ -12,7 +12,7 @@ from types import FrameType
 from searchrl.errors import ConfigurationError, ServiceError
 from searchrl.platform.processes import exit_on_sigterm, write_termination_message
 from searchrl.platform.telemetry.logging_setup import set_up_logging
-from services.trainer.runs.run_flags import RunParser, find_run_file
+from services.trainer.runs.run_flags import RunParser, continues_run, find_run_file
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,6 @@ def run(arguments: argparse.Namespace) -> int:
         ServiceError: it failed.
     """
     # heavy imports wait for valid arguments
-    from services.trainer.runs.run_folder import RunFolder
     from services.trainer.runs.run_lock import LOCK_SECONDS, RunLock
     from services.trainer.sft.settings import describe_sft_plan, load_sft_config
     from services.trainer.sft.sft_run import StopRequest, read_data, train
@@ -67,9 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
-    # only the holder of the lock may look: another process may have been writing until now
-    resume = arguments.resume is not None or (not arguments.new and RunFolder(config.output).holds_run)
-    is_complete = train(config, data, stop, resume=resume)
+    is_complete = train(config, data, stop, resume=continues_run(arguments, config.output))
     lock.release()
     return 0 if is_complete else arguments.unfinished_exit_code
 

@@ -23,6 +23,7 @@ from services.trainer.checkpoints.checkpoint_store import Checkpoint, Checkpoint
 from services.trainer.learner.device import describe_adapter
 from services.trainer.learner.model_folder import fingerprint_folder
 from services.trainer.runs.run_folder import RunFolder, is_finished, write_model_manifest
+from services.trainer.runs.run_identity import check_identity
 from services.trainer.runs.step_summary import summarize_update
 from services.trainer.sft.learners import SavedLearner, open_learner
 from services.trainer.sft.settings import SftConfig
@@ -171,15 +172,8 @@ class _Records:
 
     def _newest_checkpoint(self) -> Checkpoint | None:
         checkpoint = self.store.newest_intact()
-        if checkpoint is None:
-            return None
-        saved = checkpoint.metadata["identity"]
-        for name, value in self.identity.items():
-            if saved.get(name) != value:
-                raise ConfigurationError(
-                    f"cannot resume {checkpoint.folder}: its {name} was {saved.get(name)}, now it is {value}; use what "
-                    "the run was started with, or start a new run"
-                )
+        if checkpoint is not None:
+            check_identity(checkpoint, self.identity)
         return checkpoint
 
     def record(self, report: SftReport) -> None:

@@ -1,6 +1,7 @@
 """Defines what a tracker is given and what it does, and keeps the id of its run in the run folder."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -151,6 +152,26 @@ class KeptRun:
         self._kept = kept  # first: on a full disk the process still continues its run instead of starting others
         self._path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(self._path, json.dumps(kept) + "\n")
+
+
+def without_secrets(address: str) -> str:
+    """Return an address without user, password and parameters, which no file, log or message may show."""
+    # Up to the last @, whatever its form: of what is no complete URL, ``urlsplit`` would find no user.
+    scheme, separator, rest = address.partition("://")
+    if not separator:
+        scheme, rest = "", address
+    return f"{scheme}{separator}{re.split('[?#]', rest.rpartition('@')[2])[0]}"
+
+
+def check_address(address: str, name: str) -> str:
+    """Return the address of a tracker's server, which run.yaml, logs and the tracker itself show.
+
+    Raises:
+        ValueError: it holds a user, a password or parameters; the message does not show them.
+    """
+    if without_secrets(address) != address:
+        raise ValueError(f"{name} holds a user, a key or parameters: give these by key_file, which nothing shows")
+    return address
 
 
 def read_secret(path: Path | None, setting: str) -> str | None:

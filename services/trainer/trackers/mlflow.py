@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import httpx
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
@@ -22,7 +22,9 @@ from services.trainer.trackers.base import (
     RunEnd,
     TrackedStep,
     TrackerContext,
+    check_address,
     read_secret,
+    without_secrets,
 )
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,11 @@ class MlflowSettings(Section):
     )
     timeout_seconds: float = Field(default=30.0, gt=0, description="Longest time of one call.")
 
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        return check_address(value, "logging.mlflow.address")
+
 
 class MlflowTracker:
     """Writes one MLflow run, which a resumed run continues."""
@@ -60,17 +67,21 @@ class MlflowTracker:
         self, settings: MlflowSettings, context: TrackerContext, sleep: Callable[[float], object] = time.sleep
     ) -> None:
         address = settings.address or os.environ.get("MLFLOW_TRACKING_URI", "")
+        try:
+            check_address(address, "MLFLOW_TRACKING_URI")
+        except ValueError as error:
+            raise ConfigurationError(f"logging.trackers names mlflow: {error}") from error
         parts = urlsplit(address)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(
                 f"logging.trackers names mlflow: logging.mlflow.address has to be the http address of a server, such "
-                f"as http://mlflow:5000, and is '{_without_user(address)}'"
+                f"as http://mlflow:5000, and is '{address}'"
             )
-        if parts.username is not None:
-            raise ConfigurationError("logging.mlflow.address holds a user; name a file in logging.mlflow.key_file")
-        self._client = httpx.Client(
-            base_url=address.rstrip("/"), headers=_authorization(settings), timeout=settings.timeout_seconds
-        )
+        key = _read_key(settings)
+        headers = _authorization(key)
+        secrets = (key, key.rpartition(":")[2], *(value.rpartition(" ")[2] for value in headers.values()))
+        self._secrets = [part for part in secrets if part]
+        self._client = httpx.Client(base_url=address.rstrip("/"), headers=headers, timeout=settings.timeout_seconds)
         self._settings = settings
         self._context = context
         self._sleep = sleep
@@ -157,28 +168,33 @@ class MlflowTracker:
                 if response.status_code == missing:
                     return {}
                 if response.status_code not in TRY_AGAIN or pause is None:
-                    return _read(response)
+                    return self._read(response)
             self._sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
+    def _read(self, response: httpx.Response) -> dict[str, Any]:
+        if not response.is_success:  # a redirection, too: to the login page of a proxy, where nothing was recorded
+            text = response.text
+            for secret in self._secrets:  # a server may say which token is wrong
+                text = text.replace(secret, "***")
+            raise httpx.HTTPStatusError(
+                f"{response.request.url.path} answered {response.status_code} {' '.join(text[:200].split())}",
+                request=response.request,
+                response=response,
+            )
+        return response.json() if response.content else {}
 
-def _read(response: httpx.Response) -> dict[str, Any]:
-    if not response.is_success:  # a redirection, too: it leads to the login page of a proxy, and nothing was recorded
-        text = " ".join(response.text[:200].split())
-        raise httpx.HTTPStatusError(
-            f"{response.request.url.path} answered {response.status_code} {text}",
-            request=response.request,
-            response=response,
-        )
-    return response.json() if response.content else {}
 
-
-def _authorization(settings: MlflowSettings) -> dict[str, str]:
+def _read_key(settings: MlflowSettings) -> str:
+    """Return a token, or user:password; empty if there is neither."""
     key = read_secret(settings.key_file, "logging.mlflow.key_file")
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     if not key and user:
         key = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-    key = key or os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return key or os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+
+
+def _authorization(key: str) -> dict[str, str]:
     if not key:
         return {}
     # A colon is in no token, and in every pair of user and password.
@@ -193,7 +209,7 @@ def _artifact_path(uri: str) -> str | None:
         return parts.path.strip("/")
     logger.warning(
         "the tracker mlflow shows no sampled trajectories: the server keeps artifacts at %s and takes none itself "
-        "(mlflow server --serve-artifacts does)", _without_user(uri),
+        "(mlflow server --serve-artifacts does)", without_secrets(uri),
     )  # fmt: skip
     return None
 
@@ -211,8 +227,3 @@ def _number(value: float) -> float | str:
     if math.isnan(value):
         return "NaN"
     return value if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
-
-
-def _without_user(address: str) -> str:
-    parts = urlsplit(address)
-    return address if parts.username is None else address.replace(parts.netloc, parts.hostname or "")

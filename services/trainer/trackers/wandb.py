@@ -7,13 +7,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from searchrl.errors import ConfigurationError
 from searchrl.platform.settings import Section
-from services.trainer.trackers.base import SAMPLE_COLUMNS, RunEnd, TrackedStep, TrackerContext, read_secret
+from services.trainer.trackers.base import (
+    SAMPLE_COLUMNS,
+    RunEnd,
+    TrackedStep,
+    TrackerContext,
+    check_address,
+    read_secret,
+)
 
 KEY_VARIABLE = "WANDB_API_KEY"
+ADDRESS_VARIABLE = "WANDB_BASE_URL"
 INIT_SECONDS = 30.0
 """Longest time of a start, and of the exit of a process whose server answers nothing."""
 FINISH_SECONDS = 10.0
@@ -31,6 +39,11 @@ class WandbSettings(Section):
     address: str = Field(default="", description="Address of an own server; empty: WANDB_BASE_URL, or W&B's.")
     key_file: Path | None = Field(default=None, description="File with the API key; None: WANDB_API_KEY.")
 
+    @field_validator("address")
+    @classmethod
+    def _check_address(cls, value: str) -> str:
+        return check_address(value, "logging.wandb.address")
+
 
 class WandbTracker:
     """Writes one W&B run, which a resumed run continues."""
@@ -40,6 +53,10 @@ class WandbTracker:
             raise ConfigurationError(
                 "logging.trackers names wandb, and the package wandb is not installed: pip install 'searchrl[wandb]'"
             )
+        try:
+            check_address(os.environ.get(ADDRESS_VARIABLE, ""), ADDRESS_VARIABLE)  # the library's errors would show it
+        except ValueError as error:
+            raise ConfigurationError(f"logging.trackers names wandb: {error}") from error
         self._key = read_secret(settings.key_file, "logging.wandb.key_file") or os.environ.get(KEY_VARIABLE)
         if settings.mode == "online" and not self._key:
             # Without a key the library would ask for one on the terminal, in the middle of the run's output.

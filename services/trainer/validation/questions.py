@@ -1,9 +1,11 @@
-"""Reads the validation questions, and refuses those that the run is trained on."""
+"""Reads the validation questions, refuses those that the run is trained on, and names the set of them."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
-from searchrl.datasets.question_file import read_training_questions
+from searchrl.datasets.question_file import dataset_fingerprint, read_training_questions
 from searchrl.domain.question import Question
 from searchrl.errors import ConfigurationError
 from services.trainer.validation.settings import ValidationSettings
@@ -36,6 +38,22 @@ def read_validation_questions(settings: ValidationSettings, training: Sequence[Q
             )
         logger.warning("%s; their answers may be known to the policy", found)
     return questions
+
+
+def fingerprint_question_set(questions: Sequence[Question], baselines: Path | None) -> str:
+    """Return what two validations must share to be comparable: the questions, and the results they are compared with.
+
+    Raises:
+        ConfigurationError: the file with these results cannot be read.
+    """
+    found = dataset_fingerprint(questions)
+    if baselines is None:
+        return found
+    try:
+        content = baselines.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"the baselines of the validation cannot be read: {baselines}: {error}") from error
+    return hashlib.sha256(found.encode() + content).hexdigest()
 
 
 def find_shared(questions: Sequence[Question], training: Sequence[Question]) -> list[Question]:

@@ -55,8 +55,8 @@ class ScoredQuestion:
 
     @property
     def success(self) -> float | None:
-        """1 if the answer was right, 0 if not; None without a reward."""
-        return None if self.reward is None else self.reward_parts.get("correct", 0.0)
+        """1 if the answer was right, 0 if not; None without a reward, or if the reward does not say so."""
+        return None if self.reward is None else self.reward_parts.get("correct")
 
 
 class ScoredQuestions:
@@ -87,13 +87,18 @@ class ScoredQuestions:
         self.rows[row.question_id] = row
 
     def summarize(self) -> dict[str, float]:
-        """Return the means over the questions that have a reward, and the number of those and of the others."""
+        """Return the means over the questions that have a reward, and the number of those and of the others.
+
+        Without ``success`` if the reward never says whether an answer was right: that is not a success of 0.
+        """
         scored = [row for row in self.rows.values() if row.reward is not None]
         values: dict[str, float] = {"questions": len(scored), "unscorable": len(self.rows) - len(scored)}
         if not scored:
             return values
+        judged = [row.success for row in scored if row.success is not None]
+        if judged:
+            values["success"] = fmean(judged)
         return values | {
-            "success": fmean(row.success or 0.0 for row in scored),
             "reward": fmean(row.reward or 0.0 for row in scored),
             "searches": fmean(row.searches for row in scored),
             "documents": fmean(len(row.document_ids) for row in scored),

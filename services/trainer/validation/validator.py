@@ -3,13 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import compress, islice
+from itertools import compress, islice, takewhile
 from pathlib import Path
 
-from searchrl.datasets.question_file import dataset_fingerprint
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import InfraFailure, Unscorable
-from searchrl.errors import Unavailable
+from searchrl.errors import ConfigurationError, Unavailable
 from services.trainer.engines.base import EngineOutOfDate, RolloutEngine
 from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
@@ -17,6 +16,7 @@ from services.trainer.rollouts.group import Rollout, RolloutSettings
 from services.trainer.rollouts.refusals import LeftOutQuestions
 from services.trainer.rollouts.rollout_worker import RewardScorer, RolloutWorker
 from services.trainer.rollouts.task_source import PromptGroup
+from services.trainer.validation.questions import fingerprint_question_set
 from services.trainer.validation.scored_questions import ScoredQuestion, ScoredQuestions, read_scored
 
 FORMAT = "1"  # of a row; files with other rows are not read
@@ -39,6 +39,8 @@ class Validator:
         worker: samples greedily, keeps its trajectories in ``finished``, and names rollouts by ``validation_name``.
         rewards: scores what the worker samples; apart from the training's, which forgets its answers after each step.
         folder: of the run; it gets one file for each validated step.
+        baselines: file with whose results the reward compares these questions, if it does.
+        needs_correct: the metric is the share of right answers, so that every reward has to say whether one is.
         on_rollout: called for each rollout that ended.
         on_pending: called with the number of questions that are not scored yet.
     """
@@ -55,6 +57,8 @@ class Validator:
         in_flight: int,
         folder: Path,
         *,
+        baselines: Path | None = None,
+        needs_correct: bool = False,
         on_rollout: Callable[[Rollout], None] = lambda _rollout: None,
         on_pending: Callable[[int], None] = lambda _count: None,
     ) -> None:
@@ -69,7 +73,8 @@ class Validator:
         self._folder = folder
         self._on_rollout = on_rollout
         self._on_pending = on_pending
-        self.question_set = dataset_fingerprint(questions)
+        self._needs_correct = needs_correct
+        self.question_set = fingerprint_question_set(questions, baselines)
 
     def open(self, identity: Mapping[str, str]) -> None:
         """Find the unscored trajectories of an earlier process of this run."""
@@ -84,18 +89,19 @@ class Validator:
 
         Raises:
             EngineOutOfDate: a token was sampled by another version.
-            searchrl.errors.ConfigurationError: services refuse the run, or too many of its questions.
+            searchrl.errors.ConfigurationError: services refuse the run, or too many of its questions; or the rewards
+                do not have what the metric needs.
             searchrl.errors.Unavailable: no rollout ended for ``stall_seconds``, or one failed in each of its starts.
         """
         scored = ScoredQuestions.open(self._file(step), {**self._belongs_to(), "weights": fingerprint})
         left_out = LeftOutQuestions(
             len(self._prompts), self._settings.max_unscorable, self._settings.unscorable_in_a_row
         )
-        left_out.restore((name, row.reason) for name, row in scored.rows.items() if row.reward is None)
+        validation = _Validation(version, scored, left_out, self._needs_correct)
+        validation.restore()
         self._finished.serve(version, fingerprint)
         self._rewards.start_step()
         waiting = iter([prompt for prompt in self._prompts if prompt.question.id not in scored.rows])
-        validation = _Validation(version, scored, left_out)
         self._report_pending(scored)
         while batch := list(islice(waiting, self._in_flight)):
             await self._run_batch(batch, validation)
@@ -194,16 +200,33 @@ class Validator:
 class _Validation:
     """What the rollouts of one validation share."""
 
-    def __init__(self, version: int, scored: ScoredQuestions, left_out: LeftOutQuestions) -> None:
+    def __init__(self, version: int, scored: ScoredQuestions, left_out: LeftOutQuestions, needs_correct: bool) -> None:
         self.scored = scored
         self._version = version
         self._left_out = left_out
+        self._needs_correct = needs_correct
+
+    def restore(self) -> None:
+        """Continue with the rows of an earlier process: its refusals count as if there had been no other process.
+
+        Raises:
+            searchrl.errors.ConfigurationError: a reward does not say what the metric needs.
+        """
+        rows = self.scored.rows.values()
+        for row in rows:
+            self._check(row)
+        # in the order of the file, which is that in which they ended
+        last_refused = list(takewhile(lambda row: row.reward is None, reversed(rows)))
+        reasons = ((row.question_id, row.reason) for row in rows if row.reward is None)
+        self._left_out.restore(reasons, in_a_row=len(last_refused))
 
     def add(self, prompt: PromptGroup, rollout: Rollout) -> None:
         """Add the row of a rollout.
 
         Raises:
             EngineOutOfDate: one of its tokens was sampled by another version.
+            searchrl.errors.ConfigurationError: too many questions are refused, or the reward does not say what the
+                metric needs.
         """
         question_id = prompt.question.id
         if rollout.trajectory is not None:
@@ -214,8 +237,18 @@ class _Validation:
                     f"the validation of version {self._version} has tokens of version {min(others)} (question "
                     f"{question_id!r}): the engine does not serve what it was given"
                 )
-        self.scored.add(ScoredQuestion.of(question_id, rollout.outcome, rollout.trajectory))
+        row = ScoredQuestion.of(question_id, rollout.outcome, rollout.trajectory)
+        self._check(row)
+        # Before the row is kept: with one refusal too many on the disk, a resumed run would not find that it is.
         if isinstance(rollout.outcome, Unscorable):
             self._left_out.add(question_id, rollout.outcome.reason)
         else:
             self._left_out.record_scored()
+        self.scored.add(row)
+
+    def _check(self, row: ScoredQuestion) -> None:
+        if self._needs_correct and row.reward is not None and row.success is None:
+            raise ConfigurationError(
+                f"validation.metric is success, and the reward of question {row.question_id!r} has no part 'correct' "
+                "that says whether the answer is right: set validation.metric to reward, or return that part"
+            )

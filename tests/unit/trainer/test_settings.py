@@ -11,6 +11,7 @@ from services.trainer.wiring import dump_config
 
 NEEDED = ["model=m", "questions=q.jsonl", "output=runs/first"]
 VLLM = ["reward.kind=exact_match", "engine.kind=vllm"]
+PPO = ["reward.kind=exact_match", "algorithm.kind=ppo"]
 
 
 def loaded(*assignments: str) -> RunConfig:
@@ -144,6 +145,15 @@ def test_a_run_with_ranks_or_servers_in_actors_uses_ray(assignments: list[str], 
             "with one of them every advantage is 0",
         ),
         (["reward.kind=exact_match", "algorithm.loss.llds_threshold=1"], r"llds_threshold has no effect"),
+        (
+            [*PPO, "algorithm.gae.whiten=false", "algorithm.gae.min_std=0.2"],
+            r"gae\.min_std has no effect: algorithm\.gae\.whiten is false",
+        ),
+        (
+            [*PPO, "algorithm.value_loss.aggregation_constant=100"],
+            r"value_loss\.aggregation_constant has no effect: .*aggregation is token_mean",
+        ),
+        ([*PPO, "algorithm.value_loss.aggregation=seq_sum_const"], "value_loss.* needs aggregation_constant"),
         (["reward.kind=exact_match", "update.optim.muon_momentum=0.5"], r"muon_momentum has no effect: .*is adamw"),
         (["reward.kind=exact_match", "algorithm.loss.aggregation=seq_sum_const"], "aggregation_constant"),
         (["reward.kind=exact_match", "algorithm.loss.policy=gspo"], r"algorithm\.loss\.policy.*should be 'ppo'"),

@@ -5,14 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from searchrl.agent.types import Limits
 from searchrl.domain.question import Question
 from searchrl.domain.trajectory import Reward, Trajectory, Turn
 from searchrl.errors import ConfigurationError, Unavailable
+from services.trainer.metrics import TrainerMetrics
 from services.trainer.rewards.imported import ImportedReward, ImportedSettings
 from services.trainer.rewards.weighted_sum import WeightedSumReward, WeightedSumSettings
+from services.trainer.rollouts.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
+from services.trainer.runs.service_pins import Services
 from services.trainer.settings import RunConfig, load_run_config
-from services.trainer.wiring import dump_config
+from services.trainer.wiring import build_rewards, dump_config
+from tests.fakes.small_world_services import SmallWorldSearcher
 
 QUESTION = Question("q", "Who leads it?", ("Ann",))
 ANSWERED = Trajectory("q", turns=[Turn("t", "search"), Turn("t", "answer")], answer="ann")
@@ -39,6 +45,9 @@ class Memory:
 
 class Silent:
     pass
+
+def by_turn(question, trajectory):
+    return Reward(1.0, {}, tuple(1.0 for turn in trajectory.turns))
 
 def fails(question, trajectory):
     raise Unavailable("the scorer is down")
@@ -76,6 +85,25 @@ async def test_an_outage_is_an_error_and_no_reward_and_so_is_another_value() -> 
         await imported("fails").score(QUESTION, ANSWERED)
     with pytest.raises(TypeError, match="own_rewards:writes returned str, expected a number or a Reward"):
         await imported("writes").score(QUESTION, ANSWERED)
+
+
+async def answer_at_once() -> None:
+    """The probe of services that always work."""
+
+
+@pytest.mark.parametrize("kind", ["gspo", "rloo", "reinforce_plus_plus_baseline", "grpo", "ppo", "reinforce_plus_plus"])
+async def test_rewards_of_turns_are_refused_by_an_algorithm_that_would_drop_them(kind: str) -> None:
+    given = ["reward.kind=imported", "reward.path=own_rewards:by_turn", f"algorithm.kind={kind}"]
+    config = load_run_config(None, [*NEEDED, *given])
+    metrics = TrainerMetrics(CollectorRegistry())
+    breaker = CircuitBreaker(answer_at_once, CircuitBreakerSettings())
+    services = Services(SmallWorldSearcher(()), None)
+    scorer = build_rewards(config, config.reward, services, (), breaker, metrics, Limits())
+    if config.algorithm.credits_turns:
+        assert await scorer.score(QUESTION, ANSWERED) == Reward(1.0, {}, (1.0, 1.0))
+    else:
+        with pytest.raises(ConfigurationError, match=f"algorithm.kind {kind} gives all tokens"):
+            await scorer.score(QUESTION, ANSWERED)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -165,6 +166,26 @@ def test_scrapers_reach_the_metrics_and_no_other_route(metrics_url: str) -> None
         for path in ("/update_weights", "/weight_info", "/"):
             assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 404
         assert httpx.post(f"http://127.0.0.1:{port}/metrics", trust_env=False).status_code == 501
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [("Content-Length: 4000\r\n", None), ("Transfer-Encoding: chunked\r\n", None), ("", 5.0), ("X\r\n" * 200, None)],
+)
+def test_a_page_that_breaks_off_ends_nothing_and_counts_no_half_number(headers: str, expected: float | None) -> None:
+    page = f"HTTP/1.1 200 OK\r\n{headers}\r\n{PAGE[: PAGE.index(' 2.0') + 3]}"
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(page.encode())
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert count_requests(f"http://127.0.0.1:{listening.getsockname()[1]}/metrics") == expected
+        thread.join(30)
 
 
 def test_a_scraper_learns_that_the_server_does_not_answer() -> None:

@@ -1,5 +1,6 @@
 """Runs on a server with MLflow's REST interface: parameters, numbers, artifacts, resume, outages and keys."""
 
+import asyncio
 import logging
 import math
 import os
@@ -11,9 +12,19 @@ import httpx
 import pytest
 
 from searchrl.errors import ConfigurationError
-from services.trainer.trackers.base import SAMPLE_COLUMNS, RunEnd, Sample, TrackedStep, TrackerContext
+from services.trainer.settings import load_run_config
+from services.trainer.trackers.base import (
+    SAMPLE_COLUMNS,
+    RunEnd,
+    Sample,
+    TrackedStep,
+    TrackerContext,
+    without_secrets,
+)
 from services.trainer.trackers.mlflow import MlflowSettings, MlflowTracker
+from services.trainer.trackers.wandb import WandbSettings, WandbTracker
 from tests.fakes.mlflow_server import FakeMlflow, serve_mlflow
+from tests.fakes.small_run import SmallRun
 
 SAMPLE = Sample("Who?", ("<search>é</search>", "<finish>"), ("A [a]",), "Oslo", None, "InfraFailure: down")
 CONFIG = {
@@ -128,10 +139,10 @@ def test_a_key_of_a_file_is_sent_and_stands_in_no_file_and_no_log(
     with caplog.at_level(logging.DEBUG):
         found = tracker(server, folder, key_file=file)
         found.open(0)
-        server.answers = [403]
+        server.answers, server.refusal = [403], f"unknown key {key}"
         with pytest.raises(httpx.HTTPStatusError) as refused:
             found.record(step(1, SAMPLE))
-    assert set(server.keys) == {sent}
+    assert set(server.keys) == {sent} and "unknown key ***" in str(refused.value)
     texts = [path.read_text() for path in folder.rglob("*") if path.is_file()]
     assert texts and not [text for text in [*texts, *caplog.messages, str(refused.value)] if "secret" in text]
 
@@ -167,8 +178,6 @@ def test_artifacts_that_go_past_the_server_are_left_out_with_a_sentence(
     [
         ("", "logging.mlflow.address has to be the http address of a server, such as http://mlflow:5000, and is ''"),
         ("file:///mlruns", "and is 'file:///mlruns'"),
-        ("https://ann:secret@mlflow", "logging.mlflow.address holds a user; name a file in logging.mlflow.key_file"),
-        ("ftp://ann:secret@mlflow", "and is 'ftp://mlflow'"),
     ],
 )
 def test_an_address_that_is_no_server_is_refused_at_the_start(
@@ -177,7 +186,51 @@ def test_an_address_that_is_no_server_is_refused_at_the_start(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigurationError) as refused:
         MlflowTracker(MlflowSettings(address=address), TrackerContext("first", tmp_path, {}))
-    assert reason in str(refused.value) and "secret" not in str(refused.value)
+    assert reason in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("https://ann:secret@mlflow", "ftp://ann:secret@mlflow", "ann:secret@mlflow:5000", "http:/ann:secret@mlflow"),
+        *("http://secret@mlflow", "http://ann:se/cret@mlflow", "http://mlflow?token=secret", "http://mlflow/#secret"),
+    ],
+)
+def test_an_address_with_a_secret_is_refused_without_showing_it(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["model=m", "questions=q.jsonl", "output=run", "reward.kind=exact_match"]
+    for name in ("mlflow", "wandb"):  # whether the run names the tracker or not: run.yaml would hold the address
+        with pytest.raises(ConfigurationError, match=f"logging.{name}.address holds a user, a key or") as refused:
+            load_run_config(None, [*run, f"logging.{name}.address={address}"])
+        assert "cret" not in str(refused.value)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    context = TrackerContext("first", tmp_path, {})
+    for build in (lambda: MlflowTracker(MlflowSettings(), context), lambda: WandbTracker(WandbSettings(), context)):
+        with pytest.raises(ConfigurationError, match="holds a user, a key or parameters") as refused:
+            build()
+        assert "cret" not in str(refused.value)
+
+
+def test_what_a_message_shows_of_an_address_has_no_secret() -> None:
+    shown = {
+        "s3://bucket/runs": "s3://bucket/runs",
+        "http://ann:se@cret@store:9000/a?token=secret": "http://store:9000/a",
+        "ann:secret@store": "store",
+    }
+    assert [without_secrets(address) for address in shown] == list(shown.values())
+
+
+async def test_a_run_that_sigterm_stops_is_killed_there(server: FakeMlflow, tmp_path: Path) -> None:
+    logging_to = {"trackers": ["mlflow"], "trajectories_every": 0, "mlflow": {"address": server.url}}
+    run = SmallRun(tmp_path, logging=logging_to, rollouts__groups_per_step=1, rollouts__group_size=2)
+    running = asyncio.create_task(run.train())
+    while not server.curve("reward"):
+        await asyncio.sleep(0.01)
+    run.service.stop_if(True)  # as SIGTERM does
+    await running
+    assert [found["status"] for found in server.runs.values()] == ["KILLED"]
 
 
 def test_a_key_file_that_cannot_be_used_is_refused_at_the_start(tmp_path: Path) -> None:
