@@ -97,7 +97,7 @@ def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[
     yield PlanRow(f"memory of {whose} on {learner.device}{where}")
     yield PlanRow("weights", size_text(sizes.weights), f"{models}, {parameters / 1e6:,.1f} million parameters{share}")
     yield PlanRow("gradients", size_text(sizes.gradients), f"float32, 4 bytes per parameter of {trained}{share}")
-    yield PlanRow("moments", size_text(sizes.moments), f"two of AdamW, 8 bytes per parameter of {trained}{share}")
+    yield PlanRow("moments", size_text(sizes.moments), f"{_describe_moments(config)} of {trained}{share}")
     if sizes.reference:
         yield PlanRow("reference", size_text(sizes.reference), f"weights of the first policy, for the KL term{share}")
     if sizes.gathered:
@@ -107,12 +107,21 @@ def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[
         size_text(sizes.activations),
         f"{learner.token_budget:,} tokens (learner.token_budget)",
     )
-    if sizes.recomputed:
-        yield PlanRow("recomputed", size_text(sizes.recomputed), "of one layer, after the logits are freed")
+    recomputed = (
+        "one recomputed layer and its gradients" if learner.gradient_checkpointing else "gradients of one layer"
+    )
+    yield PlanRow("backward", size_text(sizes.backward), f"{recomputed}, after the logits are freed")
     yield PlanRow("logits", size_text(sizes.logits), f"at most {learner.logit_budget:,} at once (learner.logit_budget)")
     if sizes.stepping:
-        yield PlanRow("step", size_text(sizes.stepping), "of the optimizer, after activations and logits are freed")
+        yield PlanRow("step", size_text(sizes.stepping), "embeddings' gradient, optimizer; activations are freed")
     yield PlanRow("peak", size_text(sizes.learner), "the most at once on the device")
+
+
+def _describe_moments(config: RunConfig) -> str:
+    kinds = {config.update.optim.kind, *(optim.kind for optim in config.algorithm.optimizers.values())}
+    if "muon" in kinds:
+        return "Muon's one, 4 bytes per parameter of matrices, and AdamW's two, 8 bytes per other parameter,"
+    return "two of AdamW, 8 bytes per parameter"
 
 
 def _process_rows(config: RunConfig, sizes: RunSizes) -> Iterator[PlanRow]:

@@ -1,11 +1,12 @@
 """Estimates the memory and disk of a run from its model's headers and its settings; see docs/operations/sizing.md.
 
-P parameters are 4 P bytes of weights, 4 P of gradients and 8 P of AdamW's moments, distributed over the ranks.
+P parameters are 4 P bytes of weights, 4 P of gradients and 8 P of AdamW's moments (4 P of Muon's momentum, for the
+matrices between embeddings and head), distributed over the ranks.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,19 +16,20 @@ from searchrl.tokenization.model_files import read_json
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.adapters import count_adapter_parameters, count_linear_parameters
 from services.trainer.learner.device import DTYPES, LoraSettings
+from services.trainer.learner.optimizers import is_hidden_matrix
 from services.trainer.learner.ranks import Ranks
 from services.trainer.learner.sharding import is_sharded
+from services.trainer.preflight.activations import estimate_passes
 from services.trainer.settings import RunConfig
 
 INDEX_FILE = "model.safetensors.index.json"
-# Number of tensors, of the size of the hidden and the intermediate state, that a token leaves in one layer; measured.
-HIDDEN_PER_LAYER, INTERMEDIATE_PER_LAYER = 19, 3
 # 4 bits, and per block of 64 weights one scale of 8 bits, 256 of which share one of 32 (2305.14314): 4.127 bits
 QUANTIZED_BYTES = 4.127 / 8
 # On a GPU torch steps all parameters in one call and holds temporaries for each of them. Qwen2.5-0.5B's shape peaked at
 # 24 bytes per parameter on an H200; weights, gradients and moments are 16.
 STEP_BYTES = 8
-LOGIT_COPIES = 3  # logits, their log-probabilities, and the gradient; always float32
+MOMENT_BYTES = {"adamw": 8, "muon": 4}
+"""Float32 numbers of a parameter that an optimizer keeps: two averages, or one."""
 
 
 # Example: 1.5 billion parameters are 1.5e9 x 16 bytes = 22 GiB for weights, gradients and moments; a critic doubles
@@ -39,13 +41,14 @@ class RunSizes:
     Attributes:
         weights: of policy and critic, the masters that the optimizer changes and what is frozen beside an adapter.
         gradients: of what is trained, in float32.
-        moments: AdamW's two of what is trained, in float32.
+        moments: of what is trained, in float32: AdamW's two; Muon's one for matrices.
         reference: weights of the reference policy, if it is a model of its own.
-        gathered: complete layers and their gradients while a sharded model runs.
+        gathered: complete layers while a sharded model runs.
         activations: what one forward pass of ``learner.token_budget`` tokens keeps for the backward pass.
-        recomputed: of one layer, with ``learner.gradient_checkpointing``, after the logits are freed.
-        logits: the output of such a pass.
-        stepping: temporaries of the optimizer's step, after the passes.
+        backward: what the backward pass of a layer takes more, including the layer if it is recomputed
+            (``learner.gradient_checkpointing``).
+        logits: what the output layer and the loss take more, freed before the layers' backward pass.
+        stepping: temporaries after the activations are freed: of the embeddings' gradient and the optimizer's step.
         offloaded: the part that is in main memory between the passes of a GPU.
         engine: the rollout engine's weights.
         push: the two copies of the weights, or of the adapter, while new ones are published.
@@ -60,7 +63,7 @@ class RunSizes:
     reference: int
     gathered: int
     activations: int
-    recomputed: int
+    backward: int
     logits: int
     stepping: int
     offloaded: int
@@ -73,7 +76,7 @@ class RunSizes:
     def learner(self) -> int:
         """The most that a rank holds on its device."""
         state = self.weights + self.gradients + self.moments + self.reference
-        passes = self.gathered + self.activations + max(self.recomputed, self.logits)
+        passes = self.gathered + self.activations + max(self.backward, self.logits)
         return state - self.offloaded + max(passes, self.stepping)
 
 
@@ -89,33 +92,51 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
     width = DTYPES[config.learner.dtype].itemsize
     ranks = Ranks(size=max(1, config.learner.ranks))
     models = 2 if config.algorithm.needs_critic else 1  # the critic is a model of its own
-    trained, frozen = _count_trained(model, config, parameters, width)
+    trained = _count_trained(model, config, parameters, width)
     # beside an adapter the reference is the policy without it
-    reference = width * parameters if config.algorithm.needs_reference and not frozen else 0
+    reference = width * parameters if config.algorithm.needs_reference and not trained.frozen_bytes else 0
+    kinds = [config.update.optim.kind, *(optim.kind for optim in config.algorithm.optimizers.values())]
+    all_moments = sum(trained.moment_bytes(kind) for kind in kinds)
     weights, gradients, moments, reference = (
         size // ranks.size
-        for size in (models * (4 * trained + frozen), models * 4 * trained, models * 8 * trained, reference)
+        for size in (
+            models * (4 * trained.parameters + trained.frozen_bytes),
+            models * 4 * trained.parameters,
+            all_moments,
+            reference,
+        )
     )
     text = model.get_text_config()
     has_best = config.validation.questions is not None
-    activations, recomputed = _estimate_activations(config, text, width)
+    sharded = is_sharded(config.learner, ranks)
+    layer_parameters = _count_layer(parameters, text)
+    passes = estimate_passes(
+        config.learner,
+        text,
+        layer_parameters=layer_parameters,
+        is_sharded=sharded,
+        entropy_gradient=config.algorithm.loss.entropy_coefficient != 0,
+    )
+    gathered = _estimate_gathered(layer_parameters, text, width) if sharded else 0
+    stepping = models * STEP_BYTES * trained.parameters // ranks.size if _steps_on_gpu(config) else 0
     return RunSizes(
         weights=weights,
         gradients=gradients,
         moments=moments,
         reference=reference,
-        gathered=_estimate_gathered(parameters, text, width) if is_sharded(config.learner, ranks) else 0,
-        activations=activations,
-        recomputed=recomputed,
-        logits=LOGIT_COPIES * 4 * min(config.learner.logit_budget, config.learner.token_budget * text.vocab_size),
-        stepping=models * STEP_BYTES * trained // ranks.size if _steps_on_gpu(config) else 0,
+        gathered=gathered,
+        activations=passes.activations,
+        backward=passes.backward,
+        logits=passes.logits,
+        stepping=max(stepping, gathered + passes.summing),
         offloaded=weights + gradients + moments + reference if config.learner.offload == "cpu" else 0,
         # float32; servers of vLLM hold their weights themselves
         engine=parameters * 4 if isinstance(config.engine, TorchEngineSettings) else 0,
-        push=(trained if config.engine.takes_adapter else parameters) * 4 * 2,
+        push=(trained.parameters if config.engine.takes_adapter else parameters) * 4 * 2,
         slot=most_slot_bytes(model, context_tokens),
-        # weights and two moments of 4 bytes each, also for the best validation; the final model is float32
-        disk=trained * 12 * models * (config.checkpoints.keep + 1 + has_best) + parameters * 4,
+        # weights and moments, also for the best validation; the final model is float32
+        disk=(4 * trained.parameters * models + all_moments) * (config.checkpoints.keep + 1 + has_best)
+        + parameters * 4,
     )
 
 
@@ -137,16 +158,37 @@ def read_model_config(folder: Path) -> Any:
         raise ConfigurationError(f"cannot read {folder / 'config.json'}: {error}") from error
 
 
-def _count_trained(described: Any, config: RunConfig, parameters: int, width: int) -> tuple[int, int]:
-    """Number of trained parameters, and bytes of the model beside them, which is frozen if there is an adapter."""
+class _Trained(NamedTuple):
+    """What a run trains of a model.
+
+    Attributes:
+        parameters: number of trained ones.
+        matrices: how many of them are in matrices that Muon updates, if it is the optimizer.
+        frozen_bytes: of the model beside an adapter; 0 without one.
+    """
+
+    parameters: int
+    matrices: int
+    frozen_bytes: int
+
+    def moment_bytes(self, kind: str) -> int:
+        """Of the optimizer of this kind; what Muon does not update is AdamW's."""
+        others = self.parameters - self.matrices
+        return MOMENT_BYTES[kind] * self.matrices + MOMENT_BYTES["adamw"] * others
+
+
+def _count_trained(described: Any, config: RunConfig, parameters: int, width: int) -> _Trained:
     settings = config.learner.adapter
     if not isinstance(settings, LoraSettings):
-        return parameters, 0
+        model = _build_without_memory(described)
+        matrices = sum(p.numel() for name, p in model.named_parameters() if is_hidden_matrix(name, p))
+        return _Trained(parameters, matrices, 0)
     model = _build_without_memory(described)
     quantized = count_linear_parameters(model) if settings.kind == "qlora" else 0
     # What is not quantized is held in the dtype of the passes.
     frozen = round(QUANTIZED_BYTES * quantized) + width * (parameters - quantized)
-    return count_adapter_parameters(model, settings), frozen
+    trained = count_adapter_parameters(model, settings)
+    return _Trained(trained, trained, frozen)  # an adapter has matrices only
 
 
 def _build_without_memory(described: Any) -> Any:
@@ -156,25 +198,18 @@ def _build_without_memory(described: Any) -> Any:
         return AutoModelForCausalLM.from_config(described, trust_remote_code=False)
 
 
-def _estimate_gathered(parameters: int, model: Any, width: int) -> int:
-    """Bytes of complete weights and gradients that a rank holds while a sharded model runs."""
-    embeddings = model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
-    layer = max(0, parameters - embeddings) // model.num_hidden_layers
-    # Embeddings and head during the pass, and two layers: one runs while the next is gathered. Of the largest of them,
-    # the gradients in the dtype of the pass, and in float32 while they are summed over the ranks.
-    return width * (embeddings + 2 * layer) + (width + 4) * max(embeddings, layer)
+def _count_embeddings(model: Any) -> int:
+    return model.vocab_size * model.hidden_size * (1 if model.tie_word_embeddings else 2)
 
 
-def _estimate_activations(config: RunConfig, model: Any, width: int) -> tuple[int, int]:
-    """Bytes that a forward pass keeps, and those of the one layer that is recomputed at a time."""
-    token = width * config.learner.token_budget
-    # models without that setting (GPT-2) have 4 times the hidden size
-    intermediate = getattr(model, "intermediate_size", None) or 4 * model.hidden_size
-    layer = HIDDEN_PER_LAYER * model.hidden_size + INTERMEDIATE_PER_LAYER * intermediate
-    layers = model.num_hidden_layers
-    if config.learner.gradient_checkpointing:
-        return token * layers * model.hidden_size, token * layer  # the input of each layer, and one complete layer
-    return token * layers * layer, 0
+def _count_layer(parameters: int, model: Any) -> int:
+    return max(0, parameters - _count_embeddings(model)) // model.num_hidden_layers
+
+
+def _estimate_gathered(layer_parameters: int, model: Any, width: int) -> int:
+    """Bytes of complete weights that a rank holds while a sharded model runs."""
+    # Embeddings and head during the pass, and two layers: one runs while the next is gathered.
+    return width * (_count_embeddings(model) + 2 * layer_parameters)
 
 
 def count_parameters(folder: Path) -> int:

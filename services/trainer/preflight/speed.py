@@ -4,7 +4,6 @@ Example: a layer takes 2 microseconds per token for a forward and backward pass.
 layers are 192 x 512 x 4 x 2e-6 = 0.8 s per epoch of a step.
 """
 
-import copy
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import torch
 from searchrl.platform.capacity import main_memory
 from services.trainer.engines.torch_engine import TorchEngineSettings
 from services.trainer.learner.device import DTYPES, require_device
+from services.trainer.preflight.activations import single_layer
 from services.trainer.settings import RunConfig
 
 # Enough work for a stable time, and short beside the start of the process; a GPU needs more to be busy at all.
@@ -116,12 +116,8 @@ def _build_layer(described: Any, dtype: torch.dtype, device: torch.device) -> tu
     """A model of one layer with a tiny vocabulary, and the number of the layer's parameters."""
     from transformers import AutoModelForCausalLM
 
-    small = copy.deepcopy(described)
-    small.num_hidden_layers, small.vocab_size, small.pad_token_id = 1, 8, None
-    if getattr(small, "layer_types", None):
-        small.layer_types = small.layer_types[:1]
     with torch.device("meta"):  # random values would take longer than the probe
-        model = AutoModelForCausalLM.from_config(small, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(single_layer(described), dtype=dtype)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if device.type == "cpu" and 8 * parameters > main_memory().available / 2:  # the weights and their gradients
         raise ValueError("there is not enough memory for one layer")

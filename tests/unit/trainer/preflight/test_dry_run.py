@@ -113,7 +113,7 @@ async def test_the_table_of_a_run_says_where_each_figure_comes_from(services, tm
     # 0.66 million parameters: 4 and 8 bytes each on two ranks
     assert rows["weights"].split()[:2] == rows["gradients"].split()[:2] == ["1", "MiB"]
     assert rows["moments"].split()[:2] == ["3", "MiB"] and rows["moments"].endswith("a share of 1/2")
-    assert "one layer" in rows["recomputed"] and "reference" not in rows
+    assert "one recomputed layer" in rows["backward"] and "reference" not in rows
     assert rows["KV"].startswith("cache") and rows["KV"].endswith("16 rollouts at once (engine.slots)")
     assert rows["context"].split()[0] == "512" and "memory of each of 2 learner ranks on cpu\n" in table
 
