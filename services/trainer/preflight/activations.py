@@ -147,10 +147,9 @@ def estimate_passes(
 def _estimate_logits(learner: LearnerSettings, vocabulary: int, head: int, entropy_gradient: bool) -> int:
     chunk = max(1, learner.logit_budget // vocabulary)
     copy_bytes = FLOAT32 * vocabulary * min(chunk, learner.token_budget)
+    copies = ENTROPY_COPIES if learner.track_entropy else LOGIT_COPIES
     if entropy_gradient:
         copies = ENTROPY_GRADIENT_COPIES
-    else:
-        copies = ENTROPY_COPIES if learner.track_entropy else LOGIT_COPIES
     if learner.token_budget > chunk:  # parts are recomputed one after the other, and their gradients are added up
         return max(head + copies * copy_bytes, SUMMED * head + copy_bytes)
     return max(copies * copy_bytes, HEAD_COPIES * copy_bytes + head)
