@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#searchrl/contracts/v1/trainer.proto\x12\x15searchrl.contracts.v1\"\x12\n\x10GetStatusRequest\"\xf6\x01\n\x11GetStatusResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x05\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x05\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x13\n\x0bmean_reward\x18\x07 \x01(\x01\x12\x17\n\x0flast_checkpoint\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x35\n\nvalidation\x18\n \x01(\x0b\x32!.searchrl.contracts.v1.Validation\"\xcd\x01\n\nValidation\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x0f\n\x07success\x18\x02 \x01(\x01\x12\x0e\n\x06reward\x18\x03 \x01(\x01\x12\x11\n\tquestions\x18\x04 \x01(\x05\x12\x12\n\nunscorable\x18\x05 \x01(\x05\x12\x11\n\tbest_step\x18\x06 \x01(\x05\x12\x0c\n\x04\x62\x65st\x18\x07 \x01(\x01\x12\x17\n\ndifference\x18\x08 \x01(\x01H\x00\x88\x01\x01\x12\x14\n\x07p_value\x18\t \x01(\x01H\x01\x88\x01\x01\x42\r\n\x0b_differenceB\n\n\x08_p_value\"\'\n\x11GetMetricsRequest\x12\x12\n\nsince_step\x18\x01 \x01(\x05\"\x8a\x01\n\x0bStepMetrics\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12>\n\x06values\x18\x02 \x03(\x0b\x32..searchrl.contracts.v1.StepMetrics.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"G\n\x12GetMetricsResponse\x12\x31\n\x05steps\x18\x01 \x03(\x0b\x32\".searchrl.contracts.v1.StepMetrics\"\x0e\n\x0cPauseRequest\"\x0f\n\rResumeRequest\"\x19\n\x0bStopRequestJ\x04\x08\x01\x10\x02R\x04save\"\x17\n\x15SaveCheckpointRequest\"4\n\x16SaveCheckpointResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x05\x32\xc3\x04\n\x07Trainer\x12^\n\tGetStatus\x12\'.searchrl.contracts.v1.GetStatusRequest\x1a(.searchrl.contracts.v1.GetStatusResponse\x12\x61\n\nGetMetrics\x12(.searchrl.contracts.v1.GetMetricsRequest\x1a).searchrl.contracts.v1.GetMetricsResponse\x12V\n\x05Pause\x12#.searchrl.contracts.v1.PauseRequest\x1a(.searchrl.contracts.v1.GetStatusResponse\x12X\n\x06Resume\x12$.searchrl.contracts.v1.ResumeRequest\x1a(.searchrl.contracts.v1.GetStatusResponse\x12m\n\x0eSaveCheckpoint\x12,.searchrl.contracts.v1.SaveCheckpointRequest\x1a-.searchrl.contracts.v1.SaveCheckpointResponse\x12T\n\x04Stop\x12\".searchrl.contracts.v1.StopRequest\x1a(.searchrl.contracts.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#searchrl/contracts/v1/trainer.proto\x12\x15searchrl.contracts.v1\"\x12\n\x10GetStatusRequest\"\xf6\x01\n\x11GetStatusResponse\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0c\n\x04step\x18\x03 \x01(\x05\x12\x13\n\x0btotal_steps\x18\x04 \x01(\x05\x12\x16\n\x0epolicy_version\x18\x05 \x01(\x05\x12\x13\n\x0b\x66ingerprint\x18\x06 \x01(\t\x12\x13\n\x0bmean_reward\x18\x07 \x01(\x01\x12\x17\n\x0flast_checkpoint\x18\x08 \x01(\t\x12\r\n\x05\x65rror\x18\t \x01(\t\x12\x35\n\nvalidation\x18\n \x01(\x0b\x32!.searchrl.contracts.v1.Validation\"\xde\x01\n\nValidation\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x14\n\x07success\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0e\n\x06reward\x18\x03 \x01(\x01\x12\x11\n\tquestions\x18\x04 \x01(\x05\x12\x12\n\nunscorable\x18\x05 \x01(\x05\x12\x11\n\tbest_step\x18\x06 \x01(\x05\x12\x0c\n\x04\x62\x65st\x18\x07 \x01(\x01\x12\x17\n\ndifference\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07p_value\x18\t \x01(\x01H\x02\x88\x01\x01\x42\n\n\x08_successB\r\n\x0b_differenceB\n\n\x08_p_value\"\'\n\x11GetMetricsRequest\x12\x12\n\nsince_step\x18\x01 \x01(\x05\"\x8a\x01\n\x0bStepMetrics\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12>\n\x06values\x18\x02 \x03(\x0b\x32..searchrl.contracts.v1.StepMetrics.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"G\n\x12GetMetricsResponse\x12\x31\n\x05steps\x18\x01 \x03(\x0b\x32\".searchrl.contracts.v1.StepMetrics\"\x0e\n\x0cPauseRequest\"\x0f\n\rResumeRequest\"\x19\n\x0bStopRequestJ\x04\x08\x01\x10\x02R\x04save\"\x17\n\x15SaveCheckpointRequest\"4\n\x16SaveCheckpointResponse\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x05\x32\xc3\x04\n\x07Trainer\x12^\n\tGetStatus\x12\'.searchrl.contracts.v1.GetStatusRequest\x1a(.searchrl.contracts.v1.GetStatusResponse\x12\x61\n\nGetMetrics\x12(.searchrl.contracts.v1.GetMetricsRequest\x1a).searchrl.contracts.v1.GetMetricsResponse\x12V\n\x05Pause\x12#.searchrl.contracts.v1.PauseRequest\x1a(.searchrl.contracts.v1.GetStatusResponse\x12X\n\x06Resume\x12$.searchrl.contracts.v1.ResumeRequest\x1a(.searchrl.contracts.v1.GetStatusResponse\x12m\n\x0eSaveCheckpoint\x12,.searchrl.contracts.v1.SaveCheckpointRequest\x1a-.searchrl.contracts.v1.SaveCheckpointResponse\x12T\n\x04Stop\x12\".searchrl.contracts.v1.StopRequest\x1a(.searchrl.contracts.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,25 +38,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSRESPONSE']._serialized_start=83
   _globals['_GETSTATUSRESPONSE']._serialized_end=329
   _globals['_VALIDATION']._serialized_start=332
-  _globals['_VALIDATION']._serialized_end=537
-  _globals['_GETMETRICSREQUEST']._serialized_start=539
-  _globals['_GETMETRICSREQUEST']._serialized_end=578
-  _globals['_STEPMETRICS']._serialized_start=581
-  _globals['_STEPMETRICS']._serialized_end=719
-  _globals['_STEPMETRICS_VALUESENTRY']._serialized_start=674
-  _globals['_STEPMETRICS_VALUESENTRY']._serialized_end=719
-  _globals['_GETMETRICSRESPONSE']._serialized_start=721
-  _globals['_GETMETRICSRESPONSE']._serialized_end=792
-  _globals['_PAUSEREQUEST']._serialized_start=794
-  _globals['_PAUSEREQUEST']._serialized_end=808
-  _globals['_RESUMEREQUEST']._serialized_start=810
-  _globals['_RESUMEREQUEST']._serialized_end=825
-  _globals['_STOPREQUEST']._serialized_start=827
-  _globals['_STOPREQUEST']._serialized_end=852
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=854
-  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=877
-  _globals['_SAVECHECKPOINTRESPONSE']._serialized_start=879
-  _globals['_SAVECHECKPOINTRESPONSE']._serialized_end=931
-  _globals['_TRAINER']._serialized_start=934
-  _globals['_TRAINER']._serialized_end=1513
+  _globals['_VALIDATION']._serialized_end=554
+  _globals['_GETMETRICSREQUEST']._serialized_start=556
+  _globals['_GETMETRICSREQUEST']._serialized_end=595
+  _globals['_STEPMETRICS']._serialized_start=598
+  _globals['_STEPMETRICS']._serialized_end=736
+  _globals['_STEPMETRICS_VALUESENTRY']._serialized_start=691
+  _globals['_STEPMETRICS_VALUESENTRY']._serialized_end=736
+  _globals['_GETMETRICSRESPONSE']._serialized_start=738
+  _globals['_GETMETRICSRESPONSE']._serialized_end=809
+  _globals['_PAUSEREQUEST']._serialized_start=811
+  _globals['_PAUSEREQUEST']._serialized_end=825
+  _globals['_RESUMEREQUEST']._serialized_start=827
+  _globals['_RESUMEREQUEST']._serialized_end=842
+  _globals['_STOPREQUEST']._serialized_start=844
+  _globals['_STOPREQUEST']._serialized_end=869
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=871
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=894
+  _globals['_SAVECHECKPOINTRESPONSE']._serialized_start=896
+  _globals['_SAVECHECKPOINTRESPONSE']._serialized_end=948
+  _globals['_TRAINER']._serialized_start=951
+  _globals['_TRAINER']._serialized_end=1530
 # @@protoc_insertion_point(module_scope)

@@ -16,11 +16,16 @@ from services.trainer.losses.aggregation import Aggregation
 from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rollouts.group import Group
 
+UNREAD = "Not read: there is no ratio to clip; another value than the default is refused."
+
 
 class ReinforceLoss(LossSettings):
     """The policy's loss under REINFORCE."""
 
     policy: Literal["reinforce"] = Field(default="reinforce", description="Form of the policy loss.")  # pyright: ignore[reportIncompatibleVariableOverride]
+    clip_low: NonNegativeFloat | None = Field(default=None, description=UNREAD)
+    clip_high: NonNegativeFloat | None = Field(default=None, description=UNREAD)
+    dual_clip: float | None = Field(default=None, gt=1, description=UNREAD)
     # The gradient of a rollout's log-probability is a sum over its tokens.
     aggregation: Aggregation | None = Field(
         default="seq_mean_token_sum", description="How token losses become one number."

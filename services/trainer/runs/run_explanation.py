@@ -148,7 +148,8 @@ def _describe_lost_work(facts: RunFacts, recent: Sequence[StepLine]) -> Iterator
         return
     equal = sum(read_number(line, "zero_variance_groups") for line in recent) / (rollouts / size)
     if equal >= EQUAL_GROUPS and _compares_rollouts(facts):
-        success = fmean(read_number(line, "success") for line in recent)
+        known = [read_number(line, "success") for line in recent if "success" in line]
+        success = fmean(known) if known else 0.5  # a reward of the user's own need not say what is right
         why = "too hard" if success < 0.2 else "too easy" if success > 0.8 else "too easy or too hard"
         yield f"{equal:.0%} of the groups had equal rewards and taught nothing: their questions are {why}."
     replaced = sum(read_number(line, "replaced_groups") for line in recent)
@@ -186,6 +187,7 @@ def _describe_learner(facts: RunFacts, recent: Sequence[StepLine]) -> Iterator[s
 
 
 def _describe_learning(steps: Sequence[StepLine]) -> Iterator[str]:
+    steps = [line for line in steps if "success" in line]  # a reward of the user's own need not say what is right
     values = [read_number(line, "success") for line in steps]
     if len(values) < 2 * TREND_STEPS:
         return

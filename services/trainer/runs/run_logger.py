@@ -67,7 +67,7 @@ class RunLogger:
             self.folder.write_config(self._config_text)
             self.lines = self.folder.step_lines()
             steps = [line for line in self.lines if not is_validation(line)]
-            self._collapse.restore([float(line.get("success") or 0.0) for line in steps])
+            self._collapse.restore([float(line["success"] or 0.0) for line in steps if "success" in line])
         else:
             self.folder.create(self._config_text)
         for tracker in self._trackers:
@@ -107,7 +107,7 @@ class RunLogger:
             "logprob_mismatch": update.logprob_mismatch,
             "replaced_groups": replaced,
             "staleness": measure_staleness(groups, version),
-            "collapse_warning": self._collapse.observe(summary.get("success", 0.0)),
+            "collapse_warning": "success" in summary and self._collapse.observe(summary["success"]),
             "policy_version": state.version,
             "fingerprint": state.fingerprint,
             "seconds": round(now - self._last, 4),

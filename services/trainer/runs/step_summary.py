@@ -33,7 +33,10 @@ class StepTimer:
 
 
 def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
-    """Return means over the rollouts that have a reward, and counts of those that have none."""
+    """Return means over the rollouts that have a reward, and counts of those that have none.
+
+    Without ``success`` if the reward never says whether an answer is right: that is not a success of 0.
+    """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     scored = [rollout for rollout in rollouts if rollout.trajectory is not None and rollout.value is not None]
     values: dict[str, float] = {
@@ -47,7 +50,7 @@ def summarize_rollouts(groups: Sequence[Group]) -> dict[str, float]:
     return values | {
         "reward": fmean(rollout.value or 0.0 for rollout in scored),
         "group_reward_std": fmean(_reward_std(group) for group in groups),
-        "success": fmean(_part(rollout, "correct") for rollout in scored),
+        **_summarize_success(scored),
         **{f"reward_{name}": fmean(_part(rollout, name) for rollout in scored) for name in _part_names(scored)},
         "searches": fmean(rollout.trajectory.searches for rollout in scored if rollout.trajectory),
         "documents": fmean(len(rollout.trajectory.documents) for rollout in scored if rollout.trajectory),
@@ -125,6 +128,12 @@ def measure_staleness(groups: Sequence[Group], version: int) -> int:
 def _reward_std(group: Group) -> float:
     rewards = [reward for reward in group.rewards if reward is not None]
     return pstdev(rewards) if rewards else 0.0
+
+
+def _summarize_success(scored: Sequence[Rollout]) -> dict[str, float]:
+    parts = [rollout.outcome.parts for rollout in scored if not isinstance(rollout.outcome, NO_REWARD)]
+    judged = [found["correct"] for found in parts if "correct" in found]
+    return {"success": fmean(judged)} if judged else {}
 
 
 def _part_names(rollouts: Sequence[Rollout]) -> list[str]:

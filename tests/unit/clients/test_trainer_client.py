@@ -13,6 +13,7 @@ from searchrl.clients.trainer_client import TrainerClient
 from searchrl.errors import ErrorKind, ServiceError
 from searchrl.platform.health import Health
 from searchrl.platform.server.auth import KeyRing
+from services.trainer.grpc_servicer import validation_to_wire
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_logger import RunLogger
@@ -85,6 +86,11 @@ async def test_the_status_has_the_last_validation_and_no_difference_without_an_e
         assert (found.step, found.success, found.reward, found.questions) == (2, 0.75, 0.5, 8)
         assert (found.best_step, found.best) == (1, 0.875)
         assert not found.HasField("difference") and not found.HasField("p_value")
+
+
+def test_a_validation_without_a_success_has_none_on_the_wire() -> None:
+    line = {name: value for name, value in VALIDATION.items() if name != "validation_success"}
+    assert validation_to_wire(VALIDATION).HasField("success") and not validation_to_wire(line).HasField("success")
 
 
 async def test_it_pauses_resumes_saves_and_stops() -> None:

@@ -115,6 +115,15 @@ def test_success_and_its_collapse_are_described_by_windows() -> None:
     assert "Success is" not in explain(*steps[:19])
 
 
+def test_a_success_that_the_reward_does_not_tell_is_no_success_of_zero() -> None:
+    untold = [line(step, zero_variance_groups=1.0) for step in range(1, 31)]
+    for found in untold:
+        del found["success"]
+    text = explain(*untold)
+    assert "their questions are too easy or too hard." in text and "Success" not in text
+    assert "too easy or too hard" in explain(untold[0], line(2, success=0.5), untold[2])
+
+
 def test_validations_are_no_steps_and_have_their_own_sentence() -> None:
     validation = {
         **{"step": 2, "validation_set": "abc", "validation_best_step": 1},

@@ -21,6 +21,16 @@ def test_the_mean_of_each_part_of_the_reward_is_reported() -> None:
     assert "reward_correct" not in found
 
 
+def test_a_reward_that_does_not_say_what_is_right_has_no_success() -> None:
+    def summarize(*outcomes: Reward) -> dict[str, float]:
+        rollouts = [Rollout(index, trajectory_of("q"), outcome) for index, outcome in enumerate(outcomes)]
+        return summarize_rollouts([Group(PromptGroup(0, 0, Question("q", "text")), rollouts)])
+
+    assert "success" not in summarize(Reward(1.0), Reward(0.0, {"own": 1.0}))
+    # one of two says so
+    assert summarize(Reward(1.0), Reward(0.0, {"correct": 1.0}))["success"] == 1.0
+
+
 def test_what_the_rollouts_found_is_reported_over_those_with_a_reward() -> None:
     passages = [Passage("gold", "t", "Acme is in Oslo."), Passage("other", "t", "Bo sings.")]
     shown = tuple(SearchResult(passage, 1.0, rank) for rank, passage in enumerate(passages, 1))

@@ -39,6 +39,7 @@ async def test_a_reward_that_does_not_say_what_is_right_needs_the_metric_reward(
     run = await SmallRun(tmp_path, **validated(tmp_path, validation__metric="reward", **own)).train(resume=True)
     assert [line["validation_reward"] > 0 for line in run.validations] == [True, True]
     assert not [line for line in run.validations if "validation_success" in line]
+    assert not [line for line in run.lines if "success" in line or line["collapse_warning"]]
     with pytest.raises(ConfigurationError, match=r"validation\.metric is success"):  # of rows that were kept, too
         await SmallRun(tmp_path, **validated(tmp_path, **own)).train(resume=True)
 
