@@ -85,6 +85,13 @@ class LearnerThread:
         """Return a copy of the policy's weights as ``version``."""
         return await self.run(lambda models: models.publish(version))
 
+    async def capture(self) -> Callable[[Path], None]:
+        """Copy what a bit-exact resume needs; the returned function writes the copy into a folder, in any thread.
+
+        The next copy may be made once that is done.
+        """
+        return await self.run(lambda models: models.capture())
+
     async def restore(self, folder: Path) -> None:
         """Continue from what ``save`` wrote."""
         await self.run(lambda models: models.load_state(folder))
@@ -171,6 +178,14 @@ class LearnerModels:
         """Write everything that a bit-exact resume needs."""
         self.learners.save(folder)
 
+    def capture(self) -> Callable[[Path], None]:
+        """See ``LearnerThread.capture``."""
+        self.learners.capture()
+        return self._write_captured
+
+    def _write_captured(self, folder: Path) -> None:
+        self.learners.write_captured(folder)
+
     def load_state(self, folder: Path) -> None:
         """Continue from what ``save`` wrote."""
         self.learners.load(folder)
@@ -251,6 +266,15 @@ class RankedModels:
         folder = folder.resolve()
         check_parts(folder, self._actors.run(_save_part, folder))
 
+    def capture(self) -> Callable[[Path], None]:
+        """See ``LearnerThread.capture``; each rank keeps its part of the copy."""
+        self._actors.run(_capture_part)
+        return self._write_captured
+
+    def _write_captured(self, folder: Path) -> None:
+        folder = folder.resolve()
+        check_parts(folder, self._actors.run_beside(_write_captured_part, folder))
+
     def load_state(self, folder: Path) -> None:
         """See ``LearnerModels.load_state``."""
         self._actors.run(LearnerModels.load_state, folder.resolve())
@@ -308,6 +332,14 @@ def _export_part(models: LearnerModels, folder: Path) -> None:
 
 def _save_part(models: LearnerModels, folder: Path) -> dict[str, int]:
     return models.learners.save_part(folder)
+
+
+def _capture_part(models: LearnerModels) -> None:
+    models.learners.capture()
+
+
+def _write_captured_part(models: LearnerModels, folder: Path) -> dict[str, int]:
+    return models.learners.write_captured(folder)
 
 
 def find_probe_ids(model: Path) -> tuple[int, ...]:

@@ -160,7 +160,11 @@ class TrainerMetrics(MetricTable):
     failovers = counter(
         "searchrl_trainer_engine_failovers_total", "Turns of rollouts that were sampled again on another server."
     )
-    checkpoint_seconds = gauge("searchrl_trainer_checkpoint_seconds", "Time of the last checkpoint.")
+    checkpoint_seconds = gauge(
+        "searchrl_trainer_checkpoint_seconds",
+        "Time of the last checkpoint: blocking, while the step waited; background, beside the next step.",
+        "part",
+    )
     checkpoint_time = gauge(
         "searchrl_trainer_last_checkpoint_timestamp_seconds", "When the last checkpoint was complete."
     )
@@ -257,9 +261,10 @@ class TrainerMetrics(MetricTable):
         self.push_seconds.set(report.seconds)
         self.push_bytes.set(report.bytes)
 
-    def record_checkpoint(self, seconds: float) -> None:
+    def record_checkpoint(self, blocking_seconds: float, background_seconds: float) -> None:
         """Export how long the last checkpoint took, and when it was complete."""
-        self.checkpoint_seconds.set(seconds)
+        self.checkpoint_seconds.labels(part="blocking").set(blocking_seconds)
+        self.checkpoint_seconds.labels(part="background").set(background_seconds)
         self.checkpoint_time.set(time.time())
 
 

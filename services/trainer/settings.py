@@ -60,6 +60,9 @@ class CheckpointSettings(Section):
 
     every: NonNegativeInt = Field(default=1, description="Steps between checkpoints; 0: only at the end.")
     keep: PositiveInt = Field(default=3, description="Newest checkpoints kept, besides that of the best validation.")
+    background: bool = Field(
+        default=True, description="Write while the next step runs, from a copy of the state in main memory."
+    )
 
 
 class LoggingSettings(TrackerSettings):

@@ -16,6 +16,7 @@ from searchrl.platform.retry import retry_every
 from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.checkpoint_writer import CheckpointWriter
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner.reports import PublishedWeights
 from services.trainer.learner_thread import LearnerThread
@@ -47,6 +48,7 @@ class RunParts:
     finished: FinishedRollouts
     validation: ValidationSchedule
     store: CheckpointStore
+    writer: CheckpointWriter
     run_logger: RunLogger
     identity: dict[str, str]
     pin_services: Callable[[], Awaitable[dict[str, str]]]
@@ -68,7 +70,7 @@ class TrainingLoop:
         self._finished, self._validation = parts.finished, parts.validation
         self._run_logger = parts.run_logger
         self._checkpoints = RunCheckpoints(
-            parts.store, parts.learner, parts.orchestrator, parts.run_logger, state, parts.identity
+            parts.store, parts.writer, parts.orchestrator, parts.finished, parts.run_logger, state, parts.identity
         )
         self._waits = StoppableWaits(state, parts.orchestrator.wait_for_outage)
         self._pin_services = parts.pin_services
@@ -91,6 +93,7 @@ class TrainingLoop:
             await self._validation.cancel()
             await self._orchestrator.close()
             await self._engine.close()
+            await self._checkpoints.close()
             self._learner.close()
             self._validation.close(discard=self._state.completed)
             self._finished.close(discard=self._is_trained)
@@ -108,7 +111,7 @@ class TrainingLoop:
         while not self._is_trained and not state.stop_requested:
             await self._wait_while_paused()
             await self._train_step()
-        await self._checkpoints.save()
+        await self._checkpoints.finish()
         if self._is_trained and await self._validate_last():
             with explain_disk_full(
                 f"the model in {self._run_logger.folder.final}", "free some space and resume", SafetensorError
@@ -215,7 +218,8 @@ class TrainingLoop:
         with self._timer.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._checkpoints.save()
-            self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
+            elif not self._checkpoints.is_writing():  # else its resume still needs them
+                self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
 
     async def _update(self, groups: list[Group]) -> StepUpdate:
         limit = self._config.watchdog.update_seconds or None
@@ -289,7 +293,7 @@ class TrainingLoop:
 
     async def _serve_checkpoint_request(self) -> None:
         if self._state.checkpoint_wanted:
-            await self._checkpoints.save()
+            await self._checkpoints.finish()
 
     def _is_checkpoint_due(self) -> bool:
         every, step = self._config.checkpoints.every, self._state.step

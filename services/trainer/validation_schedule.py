@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from searchrl.statistics.paired_difference import PairedDifference, paired_difference
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.checkpoint_writer import CheckpointWriter
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.run_logger import RunLogger
@@ -37,12 +38,14 @@ class ValidationSchedule:
         settings: ValidationSettings,
         validator: Validator | None,
         store: CheckpointStore,
+        writer: CheckpointWriter,
         run_logger: RunLogger,
         metrics: TrainerMetrics,
     ) -> None:
         self._settings = settings
         self._validator = validator
         self._store = store
+        self._writer = writer
         self._run_logger = run_logger
         self._metrics = metrics
         self._history = ValidationHistory(settings, validator.question_set if validator else "")
@@ -130,6 +133,7 @@ class ValidationSchedule:
         }
         # First the line: if the process ends in between, the next one finds the best version from the lines.
         await self._run_logger.record_validation(line, step)
+        await self._writer.finish()  # of this version, which may be the best
         self._keep_best()
         state.validation = line
         logger.info("%s", describe_validation(line, self._settings.metric))

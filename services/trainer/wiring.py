@@ -22,6 +22,7 @@ from searchrl.platform.server.serve import ServiceSpec
 from searchrl.tokenization.model_files import tokenizer_hash
 from searchrl.tokenization.model_tokenizer import ModelTokenizer
 from services.trainer.checkpoints.checkpoint_store import CheckpointStore
+from services.trainer.checkpoints.checkpoint_writer import CheckpointWriter
 from services.trainer.cluster.placement import RunPlacement
 from services.trainer.engines import ENGINES
 from services.trainer.engines.base import EngineContext, RolloutEngine
@@ -151,17 +152,22 @@ def build_service(
     )  # fmt: skip
     run_logger = build_run_logger(config, folder, metrics)
     store = CheckpointStore(folder.checkpoints, config.checkpoints.keep)
-    schedule = build_schedule(config, services, profile, held_out, engine, breaker, metrics, health, store, run_logger)
+    learner = LearnerThread(
+        config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc
+    )
+    writer = CheckpointWriter(store, learner, background=config.checkpoints.background)
+    schedule = build_schedule(
+        config, services, profile, held_out, engine, breaker, metrics, health, store, writer, run_logger
+    )
     parts = RunParts(
-        learner=LearnerThread(
-            config, profile, placement, health=health, count=metrics.thread_failures.labels(owner=LEARNER).inc
-        ),
+        learner=learner,
         engine=engine,
         orchestrator=orchestrator,
         rewards=rewards,
         finished=finished,
         validation=schedule,
         store=store,
+        writer=writer,
         run_logger=run_logger,
         identity=describe_identity(config, source),
         pin_services=lambda: pin_run_services(config, services, profile, questions, held_out),
@@ -187,6 +193,7 @@ def build_schedule(
     metrics: TrainerMetrics,
     health: Health | None,
     store: CheckpointStore,
+    writer: CheckpointWriter,
     run_logger: RunLogger,
 ) -> ValidationSchedule:
     """Build the validations: a worker that samples greedily, with a reward function of its own.
@@ -195,7 +202,7 @@ def build_schedule(
         ConfigurationError: the baselines lack a question.
     """
     if not questions:
-        return ValidationSchedule(config.validation, None, store, run_logger, metrics)
+        return ValidationSchedule(config.validation, None, store, writer, run_logger, metrics)
     folder, settings = RunFolder(config.output).validation, config.rollouts
     rewards = build_rewards(config, config.validation_reward, services, questions, breaker, metrics, profile.limits)
     finished = FinishedRollouts(
@@ -220,7 +227,7 @@ def build_schedule(
         on_rollout=metrics.record_validation_rollout,
         on_pending=metrics.validation_pending.set,
     )  # fmt: skip
-    return ValidationSchedule(config.validation, validator, store, run_logger, metrics)
+    return ValidationSchedule(config.validation, validator, store, writer, run_logger, metrics)
 
 
 async def pin_run_services(

@@ -100,6 +100,14 @@ class Critic:
         """Write weights, optimizer, step counters and random generators."""
         self._trained.save(folder)
 
+    def capture(self) -> None:
+        """Copy to main memory what ``save`` would write; see ``TrainedModel.capture``."""
+        self._trained.capture()
+
+    def write_captured(self, folder: Path) -> None:
+        """Write what ``capture`` copied, in any thread."""
+        self._trained.write_captured(folder)
+
     def load(self, folder: Path) -> None:
         """Restore what ``save`` wrote.
 

@@ -180,6 +180,14 @@ class Learner:
         """Write weights, optimizer, schedule position and random generators for a bit-exact resume."""
         self._trained.save(Path(folder))
 
+    def capture(self) -> None:
+        """Copy to main memory what ``save`` would write; see ``TrainedModel.capture``."""
+        self._trained.capture()
+
+    def write_captured(self, folder: Path) -> None:
+        """Write what ``capture`` copied, in any thread."""
+        self._trained.write_captured(folder)
+
     def load(self, folder: Path) -> None:
         """Restore what ``save`` wrote.
 

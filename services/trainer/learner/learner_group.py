@@ -58,13 +58,30 @@ class LearnerGroup:
         """Save this rank's part, and return the size of each file of all ranks that this one sees."""
         self.save(folder)
         self.policy.ranks.wait()
-        return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        return _list_files(folder)
+
+    def capture(self) -> None:
+        """Copy to main memory what ``save`` would write; it holds one such copy at a time."""
+        self.policy.capture()
+        if self.critic is not None:
+            self.critic.capture()
+
+    def write_captured(self, folder: Path) -> dict[str, int]:
+        """Write what ``capture`` copied, in any thread, and return the sizes as ``save_part`` does."""
+        self.policy.write_captured(folder / "learner")
+        if self.critic is not None:
+            self.critic.write_captured(folder / "critic")
+        return _list_files(folder)
 
     def load(self, folder: Path) -> None:
         """Read what ``save`` wrote."""
         if self.critic is not None:
             self.critic.load(folder / "critic")
         self.policy.load(folder / "learner")  # last, because both restore the random generators, and the policy's count
+
+
+def _list_files(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def check_parts(folder: Path, parts: Sequence[Mapping[str, int]]) -> None:

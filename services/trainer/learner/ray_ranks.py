@@ -28,6 +28,10 @@ A rank that dies breaks the collectives of the others, whose errors may arrive b
 """
 
 
+BESIDE = "beside"
+"""Jobs that run beside the others of a rank, one at a time, such as the write of a checkpoint."""
+
+
 class LearnerRank:
     """One rank in its own process: what it has built, and the jobs that run on it."""
 
@@ -53,6 +57,14 @@ class LearnerRank:
 
     def run(self, job: Callable[..., object], *arguments: object) -> object:
         """Run a job on what this rank has built."""
+        return self._run(job, *arguments)
+
+    @ray.method(concurrency_group=BESIDE)
+    def run_beside(self, job: Callable[..., object], *arguments: object) -> object:
+        """Run a job beside those of ``run``, in a thread of its own."""
+        return self._run(job, *arguments)
+
+    def _run(self, job: Callable[..., object], *arguments: object) -> object:
         if self._built is None:
             raise Unavailable(f"learner rank {self._ranks.rank} was not started")
         return job(self._built, *arguments)
@@ -86,7 +98,7 @@ class RayRanks:
         # resume starts all of them from a checkpoint.
         # Waiting OpenMP threads must not spin: the ranks of one machine share its cores.
         environment = {"OMP_NUM_THREADS": str(settings.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
-        rank_class: Any = ray.remote(LearnerRank)
+        rank_class: Any = ray.remote(concurrency_groups={BESIDE: 1})(LearnerRank)
         runtime = {"env_vars": environment}  # read when torch is loaded, so the actor itself could not set it
         actors = [
             rank_class.options(**placement.rank(rank), runtime_env=runtime).remote(rank, settings.ranks)
@@ -105,6 +117,14 @@ class RayRanks:
         # stored once, and mapped into the memory of every rank of a machine
         shared = [ray.put(argument) for argument in arguments]
         return collect([actor.run.remote(job, *shared) for actor in self._actors])
+
+    def run_beside(self, job: Callable[..., Any], *arguments: object) -> list[Any]:
+        """Run a job in every rank beside the one that ``run`` runs; from any thread, one at a time.
+
+        Raises:
+            Unavailable: as ``run``.
+        """
+        return collect([actor.run_beside.remote(job, *arguments) for actor in self._actors])
 
     def close(self) -> None:
         """End the actors, and leave the Ray session unless the engine's servers need it."""

@@ -23,15 +23,17 @@ PLAN_FILE = ".metadata"
 WEIGHTS = "weights"
 
 
-def save_shards(folder: Path, tensors: Mapping[str, Tensor], optimizer: OptimizerState) -> None:
-    """Write this rank's part; all ranks must call it."""
+def save_shards(
+    folder: Path, tensors: Mapping[str, Tensor], optimizer: OptimizerState, group: dist.ProcessGroup
+) -> None:
+    """Write this rank's part; all ranks must call it, and meet in ``group``."""
     state: dict[str, Tensor] = {f"{WEIGHTS}/{name}": tensor for name, tensor in tensors.items()}
     for kind, parameters in optimizer.items():
         for name, moments in parameters.items():
             state |= {f"{kind}/{key}/{name}": moment for key, moment in moments.items()}
     # Not flushed here: the checkpoint's files are flushed together once all parts have arrived.
     writer = FileSystemWriter(folder, sync_files=False)
-    save(state, storage_writer=writer)
+    save(state, storage_writer=writer, process_group=group)
 
 
 def holds_shards(folder: Path) -> bool:

@@ -1,8 +1,13 @@
 """Steps, saves and restores a trained module; shared by the policy and the critic."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
@@ -11,7 +16,7 @@ from searchrl.errors import ConfigurationError, ServiceError
 from services.trainer.learner.device import explain_memory_errors
 from services.trainer.learner.model_folder import fingerprint_tensors
 from services.trainer.learner.optimizers import OptimizerSet, OptimizerState, OptimSettings
-from services.trainer.learner.ranks import ALONE, Ranks
+from services.trainer.learner.ranks import ALONE, STEP_SECONDS, Ranks
 from services.trainer.learner.reports import OptimReport
 from services.trainer.learner.sharded_state import check_same_shapes, holds_shards, load_shards, save_shards
 from services.trainer.learner.sharding import complete, local_part, local_rows, part_of
@@ -26,6 +31,42 @@ class TrainingDiverged(ServiceError):
     """Gradients stayed non-finite; the run must return to a checkpoint or stop."""
 
 
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """What a checkpoint holds of one model, or one rank's part of it.
+
+    Attributes:
+        rest: counters and random generators.
+        group: all ranks, if the tensors are sharded over them.
+    """
+
+    tensors: Mapping[str, Tensor]
+    optimizer: OptimizerState
+    rest: Mapping[str, Any]
+    ranks: Ranks
+    group: dist.ProcessGroup | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the files of this rank; returns when those of all ranks are complete."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.group is not None:
+            fingerprint = ""
+            save_shards(folder, self.tensors, self.optimizer, self.group)
+        else:
+            # safetensors refuses tensors that are not contiguous, and tensors that share memory: each tied weight is
+            # here once.
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in self.tensors.items()}
+            save_file(tensors, folder / WEIGHTS_FILE)
+            fingerprint = fingerprint_tensors(tensors)
+        if self.ranks.rank == 0:
+            optimizer = {} if self.group is not None else self.optimizer
+            write_state(folder / STATE_FILE, {"fingerprint": fingerprint, "optimizer": optimizer, **self.rest})
+        if self.ranks.size > 1:
+            write_state(folder / random_file(self.ranks.rank), self.rest["random"])
+        if self.group is not None:
+            dist.barrier(self.group)
+
+
 class TrainedModel:
     """A module with its optimizer, its count of optimizer steps, and an exact state on disk.
 
@@ -38,6 +79,8 @@ class TrainedModel:
         self._ranks = ranks
         self._optimizer: OptimizerSet | None = None
         self._saved_optimizer: OptimizerState | None = None
+        self._captured: ModelState | None = None
+        self._save_group: dist.ProcessGroup | None = None
         self._skipped_in_a_row = 0
         self._skipped_total = 0
 
@@ -108,30 +151,51 @@ class TrainedModel:
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer, step counters and random generators; every rank writes its own part."""
-        folder.mkdir(parents=True, exist_ok=True)
+        self._state(is_copy=False).write(folder)
+
+    def capture(self) -> None:
+        """Copy to main memory what ``save`` would write, for ``write_captured``; all ranks must call it."""
+        self._captured = self._state(is_copy=True)
+
+    def write_captured(self, folder: Path) -> None:
+        """Write what ``capture`` copied, and free it; another thread may do so while this model is trained.
+
+        Raises:
+            ValueError: nothing was captured since the last write.
+        """
+        captured, self._captured = self._captured, None
+        if captured is None:
+            raise ValueError("there is no captured state to write")
+        captured.write(folder)
+
+    def _state(self, *, is_copy: bool) -> ModelState:
         tensors = self.tensors()
         optimizer = self._optimizer.state_dict() if self._optimizer is not None else self._saved_optimizer or {}
-        if any(isinstance(tensor, DTensor) for tensor in tensors.values()):
-            fingerprint = ""
-            save_shards(folder, tensors, optimizer)
-        else:
-            # safetensors refuses tensors that are not contiguous, and tensors that share memory: ``tensors`` names a
-            # tied weight once.
-            tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(tensors, folder / WEIGHTS_FILE)
-            fingerprint = fingerprint_tensors(tensors)
-        if self._ranks.rank == 0:
-            state = {
-                "fingerprint": fingerprint,
-                "optimizer": {} if not fingerprint else optimizer,
-                "steps": self.steps,
-                "skipped_in_a_row": self._skipped_in_a_row,
-                "skipped_total": self._skipped_total,
-                "random": random_state(),
+        rest = {
+            "steps": self.steps,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "skipped_total": self._skipped_total,
+            "random": random_state(),
+        }
+        if is_copy:
+            tensors = {name: _copy(tensor) for name, tensor in tensors.items()}
+            optimizer = {
+                kind: {
+                    name: {key: _copy(moment) for key, moment in moments.items()}
+                    for name, moments in parameters.items()
+                }
+                for kind, parameters in optimizer.items()
             }
-            write_state(folder / STATE_FILE, state)
-        if self._ranks.size > 1:
-            write_state(folder / random_file(self._ranks.rank), random_state())
+        group = self._group_of_saves() if any(isinstance(tensor, DTensor) for tensor in tensors.values()) else None
+        return ModelState(tensors, optimizer, rest, self._ranks, group)
+
+    def _group_of_saves(self) -> dist.ProcessGroup:
+        # A group of its own: the collectives of a write in another thread must not meet those of the training.
+        if self._save_group is None:
+            group = dist.new_group(backend="gloo", timeout=timedelta(seconds=STEP_SECONDS))
+            assert isinstance(group, dist.ProcessGroup)
+            self._save_group = group
+        return self._save_group
 
     def load(self, folder: Path) -> None:
         """Restore exactly what ``save`` wrote, on any number of ranks.
@@ -175,3 +239,7 @@ class TrainedModel:
 def random_file(rank: int) -> str:
     """Name of the file with a rank's random generators."""
     return f"random_rank_{rank}.pt"
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)

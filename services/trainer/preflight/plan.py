@@ -115,6 +115,13 @@ def _rank_rows(config: RunConfig, sizes: RunSizes, parameters: int) -> Iterator[
     if sizes.stepping:
         yield PlanRow("step", size_text(sizes.stepping), "embeddings' gradient, optimizer; activations are freed")
     yield PlanRow("peak", size_text(sizes.learner), "the most at once on the device")
+    yield from _captured_rows(sizes, ranks)
+
+
+def _captured_rows(sizes: RunSizes, ranks: int) -> Iterator[PlanRow]:
+    if sizes.captured:
+        whose = f"in main memory of each of {ranks} ranks" if ranks > 1 else "in main memory"
+        yield PlanRow("captured", size_text(sizes.captured), f"{whose} while a checkpoint is written")
 
 
 def _describe_moments(config: RunConfig) -> str:

@@ -241,20 +241,22 @@ def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
     slots = config.engine.slots if isinstance(config.engine, TorchEngineSettings) else 0
     pool = slots * sizes.slot
     learner, weights = sizes.learner, sizes.engine + sizes.push
+    processes = max(1, config.learner.ranks)
+    captured = processes * sizes.captured
     engine = f"engine {size_text(weights)}, KV pool {size_text(pool)} (engine.slots {slots})"
     memory = main_memory()
     if not config.learner.device.startswith("cuda"):
-        processes = max(1, config.learner.ranks)
-        needed = processes * learner + weights + pool
-        parts = f"learner {size_text(processes * learner)}, {engine}"
+        needed = processes * learner + captured + weights + pool
+        parts = f"learner {size_text(processes * learner)}{_checkpoint_part(captured)}, {engine}"
         return [
             _compare_with_free(
                 "memory", needed, memory.total, memory.available, parts, _advise(sizes, memory.total, needed, slots)
             )
         ]
-    offloaded = sizes.offloaded * max(1, config.learner.ranks)
-    needed = weights + pool + offloaded
+    offloaded = sizes.offloaded * processes
+    needed = weights + pool + offloaded + captured
     parts = f"{engine}, offloaded {size_text(offloaded)}" if offloaded else engine
+    parts += _checkpoint_part(captured)
     advice = _advise(sizes, memory.total, needed, slots)
     found = [_compare_with_free("memory", needed, memory.total, memory.available, parts, advice)]
     device = torch.device(config.learner.device)
@@ -263,6 +265,10 @@ def _check_memory(config: RunConfig, sizes: RunSizes) -> list[Finding]:
         advice = "more learner.ranks, learner.gradient_checkpointing, or a smaller learner.token_budget or model"
         found.append(_compare_with_free("GPU memory", learner, total, free, "learner", advice))
     return found
+
+
+def _checkpoint_part(captured: int) -> str:
+    return f", checkpoint in writing {size_text(captured)} (checkpoints.background)" if captured else ""
 
 
 def _advise(sizes: RunSizes, total: int, needed: int, slots: int) -> str:

@@ -52,6 +52,7 @@ class RunSizes:
         offloaded: the part that is in main memory between the passes of a GPU.
         engine: the rollout engine's weights.
         push: the two copies of the weights, or of the adapter, while new ones are published.
+        captured: a rank's copy in main memory of what a checkpoint holds, with ``checkpoints.background``.
         slot: most memory for the keys and values of one rollout, reached when the pool grows to the full context.
         disk: the checkpoints that are kept, one more while it is written, that of the best validation, and the final
             model.
@@ -69,6 +70,7 @@ class RunSizes:
     offloaded: int
     engine: int
     push: int
+    captured: int
     slot: int
     disk: int
 
@@ -119,6 +121,7 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
     )
     gathered = _estimate_gathered(layer_parameters, text, width) if sharded else 0
     stepping = models * STEP_BYTES * trained.parameters // ranks.size if _steps_on_gpu(config) else 0
+    saved = 4 * trained.parameters * models + all_moments  # weights and moments, in a checkpoint
     return RunSizes(
         weights=weights,
         gradients=gradients,
@@ -133,10 +136,10 @@ def estimate_sizes(config: RunConfig, parameters: int, context_tokens: int) -> R
         # float32; servers of vLLM hold their weights themselves
         engine=parameters * 4 if isinstance(config.engine, TorchEngineSettings) else 0,
         push=(trained.parameters if config.engine.takes_adapter else parameters) * 4 * 2,
+        captured=saved // ranks.size if config.checkpoints.background else 0,  # at most one checkpoint is in writing
         slot=most_slot_bytes(model, context_tokens),
-        # weights and moments, also for the best validation; the final model is float32
-        disk=(4 * trained.parameters * models + all_moments) * (config.checkpoints.keep + 1 + has_best)
-        + parameters * 4,
+        # also for the best validation; the final model is float32
+        disk=saved * (config.checkpoints.keep + 1 + has_best) + parameters * 4,
     )
 
 

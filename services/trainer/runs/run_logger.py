@@ -79,9 +79,9 @@ class RunLogger:
         """Deliver what the trackers have not shown yet, for a limited time."""
         await asyncio.to_thread(close_trackers, self._trackers, end)
 
-    def record_checkpoint(self, seconds: float) -> None:
+    def record_checkpoint(self, blocking_seconds: float, background_seconds: float) -> None:
         """Record how long a checkpoint took."""
-        self._metrics.record_checkpoint(seconds)
+        self._metrics.record_checkpoint(blocking_seconds, background_seconds)
 
     async def record(
         self,

@@ -97,6 +97,9 @@ class RunState:
     def record_checkpoint(self, folder: Path, step: int) -> None:
         """Record that a checkpoint of ``step`` is on disk."""
         self.last_checkpoint, self.saved_step = folder, step
+
+    def answer_checkpoint(self) -> None:
+        """Answer those who requested a checkpoint: that of the newest step is on disk."""
         self.checkpoint_wanted = False
         self._saved.set()
 

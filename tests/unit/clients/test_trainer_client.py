@@ -49,6 +49,7 @@ class TwoSteps:
             await self._state.wait_for_change()
             if self._state.checkpoint_wanted or self._state.stop_requested:
                 self._state.record_checkpoint(Path("/runs/first/step_2"), self._state.step)
+                self._state.answer_checkpoint()
 
 
 @asynccontextmanager

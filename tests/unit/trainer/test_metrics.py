@@ -88,8 +88,9 @@ def test_a_resumed_run_shows_the_step_it_resumed_from() -> None:
 def test_a_checkpoint_sets_its_time() -> None:
     registry, metrics, *_ = build()
     metrics.checkpoint_time.set(0)
-    metrics.record_checkpoint(1.25)
-    assert value(registry, "checkpoint_seconds") == 1.25
+    metrics.record_checkpoint(1.25, 8.5)
+    assert value(registry, "checkpoint_seconds", part="blocking") == 1.25
+    assert value(registry, "checkpoint_seconds", part="background") == 8.5
     assert time.time() - value(registry, "last_checkpoint_timestamp_seconds") < 5
 
 

@@ -326,7 +326,10 @@ def _reliability() -> list[Json]:
             "Checkpoints",
             "s",
             [
-                gauge("checkpoint_seconds", "time of the last one"),
+                query(
+                    "max by (job, instance, part) (searchrl_trainer_checkpoint_seconds{$pick})",
+                    "time of the last one, {{part}}",
+                ),
                 query(
                     "time() - max by (job, instance) (searchrl_trainer_last_checkpoint_timestamp_seconds{$pick})", "age"
                 ),

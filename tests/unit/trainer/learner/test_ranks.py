@@ -5,6 +5,7 @@ weights and moments, and reads no more from the model's files.
 """
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,12 +204,19 @@ def step_once(learner: Learner, seed: int) -> None:
     learner.optim_step(OPTIM)
 
 
-def save_and_continue(ranks: Ranks, folder: Path, state: Path) -> Mapping[str, Tensor]:
+def save_and_continue(ranks: Ranks, folder: Path, state: Path, is_captured: bool) -> Mapping[str, Tensor]:
+    """Save after one step and take another; captured, the files are written later, beside a third step."""
     learner = Learner.from_folder(folder, settings_of(), 0, ranks)
     step_once(learner, 1)
-    learner.save(state)
+    learner.capture() if is_captured else learner.save(state)
     step_once(learner, 2)
-    return learner.publish(2).tensors
+    continued = learner.publish(2).tensors
+    if is_captured:
+        writing = threading.Thread(target=learner.write_captured, args=(state,))
+        writing.start()
+        step_once(learner, 3)
+        writing.join()
+    return continued
 
 
 def resume(ranks: Ranks, folder: Path, state: Path) -> tuple[int, Mapping[str, Tensor]]:
@@ -219,15 +227,19 @@ def resume(ranks: Ranks, folder: Path, state: Path) -> tuple[int, Mapping[str, T
     return steps, learner.publish(2).tensors
 
 
-@pytest.mark.parametrize(("saved", "resumed"), [(2, 2), (2, 3), (2, 1), (1, 2)])
-def test_a_checkpoint_resumes_on_any_number_of_ranks(model_folder: Path, tmp_path: Path, saved, resumed) -> None:
+@pytest.mark.parametrize(
+    ("saved", "resumed", "is_captured"), [(2, 2, True), (2, 3, False), (2, 1, True), (1, 2, False)]
+)
+def test_a_checkpoint_resumes_on_any_number_of_ranks(
+    model_folder: Path, tmp_path: Path, saved: int, resumed: int, is_captured: bool
+) -> None:
     """With the same number to the bit, weights and moments included."""
 
-    def run(size: int, name: str, work: Work) -> Any:
-        arguments = (model_folder, tmp_path / "state")
+    def run(size: int, name: str, work: Work, *more: object) -> Any:
+        arguments = (model_folder, tmp_path / "state", *more)
         return on_ranks(size, tmp_path / name, work, *arguments)[0] if size > 1 else work(ALONE, *arguments)
 
-    expected = run(saved, "first", save_and_continue)
+    expected = run(saved, "first", save_and_continue, is_captured)
     steps, weights = run(resumed, "second", resume)
     assert steps == 1
     for name, tensor in expected.items():

@@ -56,6 +56,25 @@ def test_a_state_saved_right_after_loading_loses_nothing(model_folder: Path, tmp
     assert learner.publish(1).fingerprint == final.publish(1).fingerprint
 
 
+def test_a_captured_state_is_written_later_as_it_was(model_folder: Path, tmp_path: Path) -> None:
+    """After a step, which changes weights and moments in place, and after a restore, whose moments wait for a step."""
+    learner = learner_of(model_folder)
+    for name in ("first", "second"):
+        update_policy(learner, TrainBatch.of(random_rows(4)), LossSettings(), UpdateSettings())
+        learner.save(tmp_path / "state")
+        learner.load(tmp_path / "state")
+        learner.save(tmp_path / f"{name}-saved")
+        learner.capture()
+        torch.rand(3)
+        update_policy(learner, TrainBatch.of(random_rows(4, seed=1)), LossSettings(), UpdateSettings())
+        learner.write_captured(tmp_path / f"{name}-captured")
+        for file in ("weights.safetensors", "state.pt"):
+            saved, captured = (tmp_path / f"{name}-{kind}" / file for kind in ("saved", "captured"))
+            assert saved.read_bytes() == captured.read_bytes(), (name, file)
+    with pytest.raises(ValueError, match="no captured state"):
+        learner.write_captured(tmp_path / "again")
+
+
 def test_published_weights_are_copies_with_the_fingerprint_of_the_folder(model_folder: Path) -> None:
     learner = learner_of(model_folder)
     published = learner.publish(5)

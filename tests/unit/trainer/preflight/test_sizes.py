@@ -53,6 +53,23 @@ def test_a_checkpoint_is_as_large_as_estimated(tmp_path: Path) -> None:
     assert parameters * 12 < written < parameters * 12 * 1.05
 
 
+def test_the_copy_of_a_state_in_writing_is_as_large_as_estimated(tmp_path: Path) -> None:
+    learner = Learner.from_folder(WARM_START_FOLDER, LearnerSettings(), seed=0)
+    for parameter in learner.model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    learner.optim_step(OptimSettings())
+    learner.capture()
+    state = learner._trained._captured
+    assert state is not None
+    moments = [moment for each in state.optimizer.values() for moments in each.values() for moment in moments.values()]
+    held = sum(tensor.nbytes for tensor in (*state.tensors.values(), *(part for part in moments if part.dim())))
+    parameters = count_parameters(WARM_START_FOLDER)
+    assert estimate_sizes(run_config(tmp_path), parameters, 512).captured == held == 12 * parameters
+    shared = estimate_sizes(run_config(tmp_path, learner={"ranks": 4}), parameters, 512)
+    assert shared.captured == 3 * parameters  # of each rank
+    assert estimate_sizes(run_config(tmp_path, checkpoints__background=False), parameters, 512).captured == 0
+
+
 def test_the_estimate_includes_a_critic_and_a_reference_policy(tmp_path: Path) -> None:
     grpo = estimate_sizes(run_config(tmp_path), 1000, 512)
     ppo = run_config(
