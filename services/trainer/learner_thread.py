@@ -92,6 +92,10 @@ class LearnerThread:
         """
         return await self.run(lambda models: models.capture())
 
+    async def save(self, save: Callable[[Callable[[Path], None]], Result]) -> Result:
+        """Call ``save`` in the thread with the function that writes what a bit-exact resume needs into a folder."""
+        return await self.run(lambda models: save(models.save))
+
     async def restore(self, folder: Path) -> None:
         """Continue from what ``save`` wrote."""
         await self.run(lambda models: models.load_state(folder))

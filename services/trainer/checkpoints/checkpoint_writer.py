@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
-from services.trainer.learner_thread import LearnerThread
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +25,14 @@ class CheckpointSeconds:
     background: float = 0.0
 
 
+class CapturedLearner(Protocol):
+    """The learner whose state is saved; see ``LearnerThread``."""
+
+    async def capture(self) -> Callable[[Path], None]: ...
+
+    async def save(self, save: Callable[[Callable[[Path], None]], Checkpoint]) -> Checkpoint: ...
+
+
 OnWritten = Callable[[Checkpoint, CheckpointSeconds], object]
 
 
@@ -36,7 +43,7 @@ class CheckpointWriter:
         background: write while the next step runs; False: ``save`` returns when the checkpoint is complete.
     """
 
-    def __init__(self, store: CheckpointStore, learner: LearnerThread, *, background: bool) -> None:
+    def __init__(self, store: CheckpointStore, learner: CapturedLearner, *, background: bool) -> None:
         self._store = store
         self._learner = learner
         self._background = background
@@ -67,7 +74,7 @@ class CheckpointWriter:
         started = time.perf_counter()
         await self.finish()
         if not self._background:
-            checkpoint = await self._learner.run(lambda models: self._store.save(step, models.save, metadata))
+            checkpoint = await self._learner.save(lambda write: self._store.save(step, write, metadata))
             on_written(checkpoint, CheckpointSeconds(time.perf_counter() - started))
             return
         write = await self._learner.capture()

@@ -98,7 +98,8 @@ class RayRanks:
         # resume starts all of them from a checkpoint.
         # Waiting OpenMP threads must not spin: the ranks of one machine share its cores.
         environment = {"OMP_NUM_THREADS": str(settings.threads or 1), "OMP_WAIT_POLICY": "PASSIVE"}
-        rank_class: Any = ray.remote(concurrency_groups={BESIDE: 1})(LearnerRank)
+        remote: Any = ray.remote  # its types do not know concurrency groups
+        rank_class = remote(concurrency_groups={BESIDE: 1})(LearnerRank)
         runtime = {"env_vars": environment}  # read when torch is loaded, so the actor itself could not set it
         actors = [
             rank_class.options(**placement.rank(rank), runtime_env=runtime).remote(rank, settings.ranks)
