@@ -160,18 +160,11 @@ def build_service(
         config, services, profile, held_out, engine, breaker, metrics, health, store, writer, run_logger
     )
     parts = RunParts(
-        learner=learner,
-        engine=engine,
-        orchestrator=orchestrator,
-        rewards=rewards,
-        finished=finished,
-        validation=schedule,
-        store=store,
-        writer=writer,
-        run_logger=run_logger,
+        learner=learner, engine=engine, orchestrator=orchestrator, rewards=rewards, finished=finished,
+        validation=schedule, store=store, writer=writer, run_logger=run_logger,
         identity=describe_identity(config, source),
         pin_services=lambda: pin_run_services(config, services, profile, questions, held_out),
-    )
+    )  # fmt: skip
     state = RunState(config.name, config.steps)
     metrics.watch(
         config.steps,
