@@ -61,6 +61,7 @@ class RunCheckpoints:
                 "next_group_id": queue.next_group_id,
                 "untrained": list(queue.untrained),
                 "left_out": dict(queue.left_out),
+                "curriculum": dict(queue.curriculum),
             },
         }
 
@@ -113,7 +114,8 @@ class RunCheckpoints:
             )
         queue = checkpoint.metadata["orchestrator"]
         left_out = tuple(queue.get("left_out", {}).items())
-        self._orchestrator.restore(OrchestratorState(queue["next_group_id"], tuple(queue["untrained"]), left_out))
+        position = queue["next_group_id"], tuple(queue["untrained"])
+        self._orchestrator.restore(OrchestratorState(*position, left_out, queue.get("curriculum", {})))
         self._state.step = checkpoint.step
         self._state.record_checkpoint(checkpoint.folder, checkpoint.step)
 

@@ -22,6 +22,7 @@ from services.trainer.losses.policy_losses import LossSettings
 from services.trainer.rewards import REWARDS, RewardSettings
 from services.trainer.rewards.base import RewardBase
 from services.trainer.rewards.generation import GenerationAccuracySettings
+from services.trainer.rollouts.curriculum import CurriculumSettings
 from services.trainer.rollouts.group import RolloutSettings
 from services.trainer.rollouts.mixture import MixtureSource, check_mixture
 from services.trainer.trackers.build import TrackerSettings
@@ -82,6 +83,9 @@ class RunConfig(Section):
     )
     mixture: dict[str, MixtureSource] = Field(
         default={}, description="Several sets instead, by a name of your choice: questions, and weight (1 by default)."
+    )
+    curriculum: CurriculumSettings = Field(
+        default=CurriculumSettings(), description="Questions that rest because the policy always or never solves them."
     )
     output: Path = Field(description="Run folder; a run that it holds is continued.")
     seed: int = Field(default=0, description="Seed of everything that is random.")
@@ -216,7 +220,12 @@ def check_settings_have_effect(config: RunConfig, given: Mapping[str, Any]) -> N
     """Raises:
     ConfigurationError: a given setting is never read by the reward, the algorithm or the optimizers of this run.
     """
-    defaults = SimpleNamespace(algorithm=type(config.algorithm)(), update=UpdateSettings(), reward=RewardBase())
+    defaults = SimpleNamespace(
+        algorithm=type(config.algorithm)(),
+        update=UpdateSettings(),
+        reward=RewardBase(),
+        curriculum=CurriculumSettings(),
+    )
     for path, why in _without_effect(config).items():
         at: Any = given
         for name in path.split("."):
@@ -269,6 +278,9 @@ def _without_effect(config: RunConfig) -> dict[str, str]:
         unused["algorithm.max_sample_batches"] = "algorithm.dynamic_sampling is false"
     if isinstance(config.algorithm, PpoSettings):
         unused |= _without_effect_on_critic(config.algorithm)
+    if not config.curriculum.window:
+        names = ("curriculum.longest_rest", "curriculum.min_active")
+        unused |= dict.fromkeys(names, "curriculum.window is 0")
     if not config.overlong_penalty:
         names = ("reward.overlong.max_tokens", "reward.overlong.buffer_tokens")
         unused |= dict.fromkeys(names, "reward.overlong.penalty is 0")

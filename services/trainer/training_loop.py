@@ -213,7 +213,13 @@ class TrainingLoop:
         self._timer = StepTimer()
         with self._timer.phase("log"):  # before the checkpoint: each step that a run can resume from has its line
             await self._run_logger.record(
-                groups, update, trained_version, state, timer, self._orchestrator.replaced_groups
+                groups,
+                update,
+                trained_version,
+                state,
+                timer,
+                self._orchestrator.replaced_groups,
+                self._orchestrator.resting_questions,
             )
         with self._timer.phase("checkpoint"):
             if self._is_checkpoint_due():

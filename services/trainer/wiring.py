@@ -125,7 +125,7 @@ def build_service(
         ConfigurationError: the model, the questions, the profile or the baselines cannot be used.
     """
     profile = read_profile(config)
-    source = TaskSource.mix(read_sources(config.question_sets), config.seed)
+    source = TaskSource.mix(read_sources(config.question_sets), config.seed, config.curriculum)
     questions = source.questions
     settings = config.rollouts
     held_out = read_validation_questions(config.validation, questions)

@@ -45,19 +45,19 @@ class DynamicSampling:
         self._idle.append(group)
         return True
 
-    def decide(self, others_run: bool) -> tuple[list[Group], int]:
-        """Return the groups that are trained all the same, and the number of those that are replaced.
+    def decide(self, others_run: bool) -> tuple[list[Group], list[Group]]:
+        """Return the groups that are trained all the same, and those that are replaced.
 
         Args:
             others_run: whether groups still run or are about to start.
         """
         if not self._idle or (self._in_waves and others_run):
-            return [], 0
+            return [], []
         left = self._limit - len(self._replaced)
         idle = sorted(self._idle, key=lambda group: group.prompt.group_id)
         self._idle = []
         self._replaced += [group.prompt.group_id for group in idle[:left]]
-        return idle[left:], len(idle[:left])
+        return idle[left:], idle[:left]
 
     def end_step(self) -> int:
         """Return how many groups were replaced since the last step, and begin the next one."""

@@ -128,6 +128,13 @@ class Group:
         return not are_equal([reward for turns in self.turn_rewards for reward in turns if reward is not None])
 
     @property
+    def successes(self) -> list[float]:
+        """Success of each scored rollout, 0 to 1; empty if the reward measures none."""
+        outcomes = [rollout.outcome for rollout in self.rollouts]
+        scored = [outcome.parts for outcome in outcomes if not isinstance(outcome, NO_REWARD)]
+        return [parts["correct"] for parts in scored if "correct" in parts]
+
+    @property
     def oldest_version(self) -> int:
         """Version of the oldest sampled token among the usable rollouts."""
         return min(

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from searchrl.domain.trajectory import NO_REWARD, InfraFailure, Unscorable
@@ -28,11 +28,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorState:
-    """What a resumed run needs: the next group, groups that were drawn and not trained, and questions left out."""
+    """What a resumed run needs: the next group, groups that were drawn and not trained, and questions left out.
+
+    ``curriculum`` has the measured success of questions, as ``Curriculum.state``.
+    """
 
     next_group_id: int
     untrained: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    curriculum: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def is_to_be_trained(self, group_id: int) -> bool:
         """Whether the group is still to be drawn, run or trained."""
@@ -113,11 +117,17 @@ class Orchestrator:
         """Finished groups that wait for the learner."""
         return len(self._ready)
 
+    @property
+    def resting_questions(self) -> int:
+        """Questions that the curriculum lets rest."""
+        return self._source.curriculum.resting
+
     def restore(self, state: OrchestratorState) -> None:
         """Continue from a checkpoint: groups that were not trained come first. Call before ``start``."""
         self._source.next_group_id = state.next_group_id
         self._again = sorted(state.untrained)
         self._left_out.restore(state.left_out)
+        self._source.curriculum.restore(state.curriculum)
 
     def state(self) -> OrchestratorState:
         """Return what was drawn and not trained yet, for a checkpoint taken between two steps."""
@@ -126,7 +136,8 @@ class Orchestrator:
         # have been trained.
         waiting = [group.prompt.group_id for group in self._ready]
         untrained = tuple(sorted([*self._again, *self._running, *waiting, *self._sampling.untrained]))
-        return OrchestratorState(self._source.next_group_id, untrained, tuple(self._left_out.reasons.items()))
+        left_out, curriculum = tuple(self._left_out.reasons.items()), self._source.curriculum.state()
+        return OrchestratorState(self._source.next_group_id, untrained, left_out, curriculum)
 
     def start(self, version: int) -> None:
         """Start to dispatch with the policy of ``version``."""
@@ -166,6 +177,10 @@ class Orchestrator:
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
         self.replaced_groups = self._sampling.end_step()
+        for group in taken:
+            self._measure(group)
+        # Only here: a checkpoint between two steps must not know of groups that a resumed run will start again.
+        self._source.curriculum.end_step()
         return sorted_by_id(taken)
 
     async def _wait_for_change(self) -> None:
@@ -263,9 +278,13 @@ class Orchestrator:
         # A budget that is not spent yet is that of groups that start again or replace others: they will run.
         kept, replaced = self._sampling.decide(others_run=bool(self._running or self._budget))
         self._ready += kept
-        self._budget += replaced
-        for _ in range(replaced):
+        self._budget += len(replaced)
+        for lost in replaced:
+            self._measure(lost)
             self._on_lost_group("replaced")
+
+    def _measure(self, group: Group) -> None:
+        self._source.curriculum.measure(group.prompt.group_id, group.prompt.question.id, group.successes)
 
     async def _run_rollouts(self, prompt: PromptGroup) -> list[Rollout]:
         tasks = [

@@ -7,6 +7,7 @@ from typing import Self
 
 from searchrl.datasets.question_file import dataset_fingerprint
 from searchrl.domain.question import Question
+from services.trainer.rollouts.curriculum import Curriculum, CurriculumSettings
 from services.trainer.rollouts.mixture import Mixture, QuestionSource
 
 
@@ -31,8 +32,8 @@ class PromptGroup:
 class TaskSource:
     """Draws questions without replacement, in a fresh order each epoch; each set of a mixture has its own epochs.
 
-    The question of group g is a function of (questions, weights, seed, g) alone, so the next id is the complete state.
-    With 100 questions, group 230 is position 30 in the order of epoch 2.
+    The question of group g is a function of (questions, weights, seed, g) alone, so the next id and the curriculum are
+    the complete state. With 100 questions, group 230 is position 30 in the order of epoch 2.
     """
 
     def __init__(self, questions: Sequence[Question], seed: int) -> None:
@@ -42,13 +43,15 @@ class TaskSource:
         self._sources = [_Epochs(QuestionSource("", self.questions), str(seed))]
         self._mixture = Mixture([1])
         self.shares = ""
+        self.curriculum = Curriculum(CurriculumSettings(), len(self.questions))
         self.next_group_id = 0
         self.fingerprint = dataset_fingerprint(self.questions)
 
     @classmethod
-    def mix(cls, sources: Sequence[QuestionSource], seed: int) -> Self:
+    def mix(cls, sources: Sequence[QuestionSource], seed: int, curriculum: CurriculumSettings | None = None) -> Self:
         """Build the source of a mixture. That of a single set draws what the same questions alone would."""
         mixed = cls([question for source in sources for question in source.questions], seed)
+        mixed.curriculum = Curriculum(curriculum or CurriculumSettings(), len(mixed))
         # With one seed, sets of equal size would have equal orders: translations of a question would come together.
         seeds = [str(seed)] if len(sources) == 1 else [f"{seed}/{source.name}" for source in sources]
         mixed._sources = [_Epochs(source, own) for source, own in zip(sources, seeds, strict=True)]
@@ -67,10 +70,12 @@ class TaskSource:
         return [question.gold_passage_ids for question in self.questions]
 
     def next(self) -> PromptGroup:
-        """Draw the next group."""
-        group = self.group(self.next_group_id)
-        self.next_group_id += 1
-        return group
+        """Draw the next group; the ids of questions that rest are passed over."""
+        while True:
+            group = self.group(self.next_group_id)
+            self.next_group_id += 1
+            if not self.curriculum.skips(group.question.id):
+                return group
 
     def group(self, group_id: int) -> PromptGroup:
         """Return the group of that id, whether or not it was drawn before: lost groups are rolled out again."""

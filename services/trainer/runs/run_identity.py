@@ -23,6 +23,7 @@ def describe_identity(config: RunConfig, source: TaskSource) -> dict[str, str]:
         **compared,
         "questions": source.fingerprint,
         "mixture": source.shares or "none",
+        "curriculum": config.curriculum.describe(),
         "model": prompting_hash(config.model),
         "starting weights": fingerprint_folder(config.model),
         "seed": str(config.seed),

@@ -91,12 +91,14 @@ class RunLogger:
         state: RunState,
         timer: StepTimer,
         replaced: int = 0,
+        resting: int = 0,
     ) -> None:
         """Record one step.
 
         Args:
             version: the policy version that was trained.
             replaced: groups that dynamic sampling replaced to get this step's.
+            resting: questions that the curriculum lets rest after it.
         """
         summary = summarize_rollouts(groups)
         state.mean_reward = summary.get("reward", 0.0)
@@ -106,6 +108,7 @@ class RunLogger:
             **{name: round(value, 6) for name, value in (summary | summarize_update(update.report)).items()},
             "logprob_mismatch": update.logprob_mismatch,
             "replaced_groups": replaced,
+            "resting_questions": resting,
             "staleness": measure_staleness(groups, version),
             "collapse_warning": "success" in summary and self._collapse.observe(summary["success"]),
             "policy_version": state.version,
