@@ -73,7 +73,7 @@ def _summarize_sources(groups: Sequence[Group]) -> dict[str, float]:
         values[f"source/{name}/zero_variance"] = fmean(not group.has_variance for group in own)
         if scored:
             values[f"source/{name}/reward"] = fmean(rollout.value or 0.0 for rollout in scored)
-            values[f"source/{name}/success"] = fmean(_part(rollout, "correct") for rollout in scored)
+            values |= {f"source/{name}/{key}": value for key, value in _summarize_success(scored).items()}
     return values
 
 
