@@ -25,7 +25,8 @@ from tests.bench.trainer.learner_update import matrix_tflops, measure, write_sha
 from tests.fakes.train_rows import random_rows
 from tests.gpu.check.isolation import Finding, Table
 
-# Dense bfloat16 products of tensor cores, in 10^12 operations per second, by the datasheets of NVIDIA.
+# Dense bfloat16 products of tensor cores, in 10^12 operations per second: taken from NVIDIA's data sheets as cited by
+# others; not checked.
 DATASHEET_TFLOPS = {"NVIDIA H200": 989.0, "NVIDIA H100 80GB HBM3": 989.0, "NVIDIA A100-SXM4-80GB": 312.0}
 # A plan is wrong if a run needs much more than planned, because it then runs out of memory, or much less, because it is
 # then refused where it fits. The allocator's rounding and the workspaces of cuBLAS are a few percent.
