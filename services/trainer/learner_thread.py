@@ -100,6 +100,10 @@ class LearnerThread:
         """Continue from what ``save`` wrote."""
         await self.run(lambda models: models.load_state(folder))
 
+    async def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of the settings by ``factor`` from now on; it replaces an earlier factor."""
+        await self.run(lambda models: models.scale_rates(factor))
+
     async def export(self, folder: Path) -> None:
         """Write a model folder, with the profile that the searcher was trained with."""
         await self.run(lambda models: models.export(folder))
@@ -194,6 +198,10 @@ class LearnerModels:
         """Continue from what ``save`` wrote."""
         self.learners.load(folder)
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply all learning rates."""
+        self.learners.scale_rates(factor)
+
     def export(self, folder: Path) -> None:
         """Write a model folder with the profile."""
         self.learners.policy.export(folder)
@@ -282,6 +290,10 @@ class RankedModels:
     def load_state(self, folder: Path) -> None:
         """See ``LearnerModels.load_state``."""
         self._actors.run(LearnerModels.load_state, folder.resolve())
+
+    def scale_rates(self, factor: float) -> None:
+        """See ``LearnerModels.scale_rates``."""
+        self._actors.run(LearnerModels.scale_rates, factor)
 
     def export(self, folder: Path) -> None:
         """See ``LearnerModels.export``."""

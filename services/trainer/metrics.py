@@ -147,6 +147,10 @@ class TrainerMetrics(MetricTable):
     nonfinite_updates = counter(
         "searchrl_trainer_nonfinite_updates_total", "Optimizer steps skipped: NaN or Inf in gradients.", "model"
     )
+    rollbacks = counter(
+        "searchrl_trainer_rollbacks_total",
+        "Returns to an earlier checkpoint, because the policy diverged or collapsed.",
+    )
     thread_failures = counter(
         "searchrl_trainer_thread_failures_total",
         "Jobs that failed unexpectedly in a thread of their own (learner, finished rollouts).",
@@ -232,7 +236,7 @@ class TrainerMetrics(MetricTable):
             self.reward.observe(outcome.value)
 
     def record_group(self, state: str) -> None:
-        """Count one group: trained, zero_variance, replaced, stale, underfilled or unscorable."""
+        """Count one group: trained, zero_variance, replaced, stale, underfilled, unscorable or rolled_back."""
         self.groups.labels(state).inc()
 
     def record_failed_call(self, service: str, error: ServiceError) -> None:
@@ -247,6 +251,12 @@ class TrainerMetrics(MetricTable):
         for model, name in SKIPPED_STEPS.items():
             skipped = line.get(name)
             self.nonfinite_updates.labels(model).inc(skipped if isinstance(skipped, (int, float)) else 0)
+
+    def record_rollback(self, step: int, lost_groups: int) -> None:
+        """Export the return to the checkpoint of ``step``."""
+        self.rollbacks.inc()
+        self.groups.labels("rolled_back").inc(lost_groups)
+        self._line_gauges["step"].set(step)
 
     def record_validation(self, line: Mapping[str, object]) -> None:
         """Export the numbers of the last validation."""

@@ -1,22 +1,25 @@
 """Saves the checkpoints of a run, each with the data position and with what a resumed run must match."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from searchrl.errors import ConfigurationError
 from services.trainer.checkpoints.checkpoint_store import Checkpoint, CheckpointStore
 from services.trainer.checkpoints.checkpoint_writer import CheckpointSeconds, CheckpointWriter
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.orchestrator import Orchestrator, OrchestratorState
+from services.trainer.runs.run_events import Rollback
 from services.trainer.runs.run_identity import check_identity
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
+from services.trainer.runs.trouble_detector import GoodSteps
 
 
 class RunCheckpoints:
     """The checkpoints of one run.
 
     ``identity`` names what must not change between a checkpoint and its resume; the training loop adds what the
-    services report about themselves.
+    services report about themselves. ``rollbacks`` is the number of those before the next checkpoint, and ``to_keep``
+    names the checkpoints that the next rollback may need.
     """
 
     def __init__(
@@ -36,6 +39,8 @@ class RunCheckpoints:
         self._run_logger = run_logger
         self._state = state
         self.identity = dict(identity)
+        self.rollbacks = 0
+        self.to_keep: Sequence[GoodSteps] = ()
 
     def is_writing(self) -> bool:
         """Whether a checkpoint is being written.
@@ -57,6 +62,7 @@ class RunCheckpoints:
         metadata = {
             "fingerprint": state.fingerprint,
             "identity": self.identity,
+            "rollbacks": self.rollbacks,
             "orchestrator": {
                 "next_group_id": queue.next_group_id,
                 "untrained": list(queue.untrained),
@@ -72,7 +78,17 @@ class RunCheckpoints:
 
         # The queue was read before this await. Meanwhile rollouts continue, and a group may be drawn that the
         # checkpoint does not name: its id is not below ``next_group_id``, so a resumed run draws it again.
-        await self._writer.save(state.step, metadata, record)
+        await self._writer.finish()  # so that it is among those to choose from
+        found = [self._find_good(good) for good in self.to_keep]
+        await self._writer.save(state.step, metadata, record, [step for step in found if step is not None])
+
+    async def finish_write(self) -> None:
+        """Wait for the checkpoint that is being written, if any.
+
+        Raises:
+            Exception: what its write raised.
+        """
+        await self._writer.finish()
 
     async def finish(self) -> None:
         """Have the checkpoint of the step that was trained last on disk, and answer those who requested it.
@@ -88,16 +104,38 @@ class RunCheckpoints:
         """Wait for the checkpoint that is being written, if any; a failure is logged."""
         await self._writer.close()
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, rollback: Rollback | None = None) -> Checkpoint | None:
         """Return the newest intact checkpoint of this run.
+
+        Args:
+            rollback: the last one.
 
         Raises:
             ConfigurationError: it belongs to other data or another model.
         """
         checkpoint = self._store.newest_intact()
+        # The process may have been killed after it recorded the rollback, and before it removed the checkpoints that
+        # the rollback left behind. Those know one rollback less.
+        if (
+            checkpoint is not None
+            and rollback is not None
+            and checkpoint.step > rollback.to_step
+            and checkpoint.metadata.get("rollbacks", 0) < self.rollbacks
+        ):
+            checkpoint = self._store.newest_intact(rollback.to_step)
         if checkpoint is not None:
             check_identity(checkpoint, self.identity)
         return checkpoint
+
+    def newest_good(self, good: GoodSteps) -> Checkpoint | None:
+        """Return the newest intact checkpoint of steps that are good; None if there is none."""
+        return self._store.newest_intact(good.surely) or self._store.newest_intact(good.probably)
+
+    def _find_good(self, good: GoodSteps) -> int | None:
+        """Return the step that ``newest_good`` returns if all checkpoints are intact."""
+        steps = self._store.steps()
+        candidates = ([step for step in steps if step <= bound] for bound in (good.surely, good.probably))
+        return next((found[-1] for found in candidates if found), None)
 
     def restore_position(self, checkpoint: Checkpoint, fingerprint: str) -> None:
         """Set the run back to the step and the data position of a checkpoint, whose weights the learner has loaded.

@@ -56,6 +56,24 @@ class WatchdogSettings(Section):
     update_seconds: NonNegativeFloat = Field(default=7200.0, description="Longest update of the learner; 0: any time.")
 
 
+class SelfRepairSettings(Section):
+    """When a run that diverges or collapses returns to an earlier checkpoint, with lower learning rates."""
+
+    # With the default factor, the third rollback leaves an eighth of the rate. A run that diverges even then has
+    # another cause.
+    rollbacks: NonNegativeInt = Field(default=3, description="Most rollbacks of a run; the next trouble ends it.")
+    rate_factor: float = Field(default=0.5, gt=0, le=1, description="Factor of all learning rates at each rollback.")
+    # Off: rewards of a run on hard questions may fall for long and recover, and a rollback costs every step since.
+    collapse_steps: NonNegativeInt = Field(
+        default=0,
+        description="Steps in a row of a collapsed policy that cause a rollback; 0: only gradients and losses.",
+    )
+    collapse_drop: float = Field(
+        default=0.5, gt=0, lt=1, description="Share of its best that the reward, or the validation, must lose for that."
+    )
+    collapse_window: PositiveInt = Field(default=10, description="Steps of the mean training reward.")
+
+
 class CheckpointSettings(Section):
     """When to save, and how much to keep."""
 
@@ -97,6 +115,9 @@ class RunConfig(Section):
     )
     rollouts: RolloutSettings = Field(default=RolloutSettings(), description="Groups, staleness, retries.")
     watchdog: WatchdogSettings = Field(default=WatchdogSettings(), description="When a run that gets nowhere ends.")
+    self_repair: SelfRepairSettings = Field(
+        default=SelfRepairSettings(), description="Return to an earlier checkpoint with lower learning rates."
+    )
     reward: RewardSettings = Field(
         default=GenerationAccuracySettings(), discriminator="kind", description="What rollouts are worth."
     )

@@ -19,17 +19,21 @@ from services.trainer.checkpoints.checkpoint_store import CheckpointStore
 from services.trainer.checkpoints.checkpoint_writer import CheckpointWriter
 from services.trainer.engines.base import RolloutEngine, check_logprobs, push_weights
 from services.trainer.learner.reports import PublishedWeights
+from services.trainer.learner.trained_model import TrainingDiverged
 from services.trainer.learner_thread import LearnerThread
 from services.trainer.rollouts.finished_rollouts import FinishedRollouts
 from services.trainer.rollouts.group import Group
 from services.trainer.rollouts.orchestrator import Orchestrator
 from services.trainer.rollouts.rollout_worker import RewardScorer
 from services.trainer.run_checkpoints import RunCheckpoints
+from services.trainer.runs.run_events import find_rollbacks
 from services.trainer.runs.run_folder import write_model_manifest
 from services.trainer.runs.run_logger import RunLogger
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_summary import StepTimer
 from services.trainer.runs.stoppable_waits import StoppableWaits
+from services.trainer.runs.trouble_detector import Trouble
+from services.trainer.self_repair import SelfRepair
 from services.trainer.settings import RunConfig
 from services.trainer.trackers.base import RunEnd
 from services.trainer.validation_schedule import ValidationSchedule
@@ -59,7 +63,7 @@ class TrainingLoop:
 
     ``identity`` names what must not change between a checkpoint and its resume: data set, tokenizer, model, and what
     the services report about themselves (index generation, frozen LLM, judge). The policy version is the number of
-    updates, so version v was trained by v steps.
+    updates, also of those that were rolled back: it never falls while the run continues.
     """
 
     def __init__(self, config: RunConfig, parts: RunParts, state: RunState) -> None:
@@ -72,6 +76,7 @@ class TrainingLoop:
         self._checkpoints = RunCheckpoints(
             parts.store, parts.writer, parts.orchestrator, parts.finished, parts.run_logger, state, parts.identity
         )
+        self._repair = SelfRepair(config, self._checkpoints)
         self._waits = StoppableWaits(state, parts.orchestrator.wait_for_outage)
         self._pin_services = parts.pin_services
         self._is_served = False  # whether the engine has the newest weights
@@ -110,7 +115,12 @@ class TrainingLoop:
         await self._open(resume)
         while not self._is_trained and not state.stop_requested:
             await self._wait_while_paused()
-            await self._train_step()
+            try:
+                trouble = await self._train_step()
+            except TrainingDiverged as error:
+                trouble = self._repair.describe_divergence(state.step + 1, error)
+            if trouble is not None:
+                await self._roll_back(trouble)
         await self._checkpoints.finish()
         if self._is_trained and await self._validate_last():
             with explain_disk_full(
@@ -158,10 +168,13 @@ class TrainingLoop:
 
         Nothing is written before everything is checked: a refused resume changes nothing.
         """
-        checkpoint = self._checkpoints.newest() if resume else None
+        self._repair.open(find_rollbacks(self._run_logger.folder.events()) if resume else [])
+        checkpoint = self._checkpoints.newest(self._repair.last) if resume else None
         if checkpoint is not None:
             await self._learner.restore(checkpoint.folder)
-        weights = await self._learner.publish(checkpoint.step if checkpoint is not None else self._state.step)
+        await self._learner.scale_rates(self._repair.rate_factor)
+        step = checkpoint.step if checkpoint is not None else self._state.step
+        weights = await self._learner.publish(step + self._repair.abandoned_versions)
         if checkpoint is not None:
             # The fingerprint is computed by the publication, so the restored weights are compared here and not right
             # after the load.
@@ -170,6 +183,7 @@ class TrainingLoop:
         self._run_logger.open(self._state.step, resume)
         if checkpoint is not None:
             self._checkpoints.discard_after(checkpoint.step)
+        self._repair.restore(self._run_logger.lines)
         self._validation.open(self._checkpoints.identity, self._run_logger.lines, self._state)
         self._finished.open(self._checkpoints.identity)
         self._finished.serve(weights.version, weights.fingerprint)
@@ -180,7 +194,42 @@ class TrainingLoop:
         if self._is_served and not self._is_trained:
             self._orchestrator.start(self._state.version)
 
-    async def _train_step(self) -> None:
+    async def _roll_back(self, trouble: Trouble) -> None:
+        """Continue from the last checkpoint from before the trouble, with lower learning rates.
+
+        Raises:
+            TrainingDiverged: there is none, or the run was rolled back too often.
+        """
+        state = self._state
+        await self._checkpoints.finish_write()
+        checkpoint = await asyncio.to_thread(self._repair.choose_checkpoint, trouble)  # reads every byte of it
+        await self._validation.cancel()
+        abandoned = await self._orchestrator.abandon()
+        self._finished.keep_only(lambda _group_id: False)  # nothing that the abandoned versions sampled is trained
+        rollback = self._repair.add(trouble, checkpoint.step, state.version + 1, abandoned)
+        await self._learner.restore(checkpoint.folder)
+        await self._learner.scale_rates(rollback.rate_factor)
+        weights = await self._learner.publish(rollback.policy_version)
+        self._checkpoints.restore_position(checkpoint, weights.fingerprint)
+        # From here on the run is rolled back, also for a process that resumes it. The later checkpoints go afterwards:
+        # without the record, a killed process would have lost them and start over with the old rate.
+        await self._run_logger.record_rollback(rollback)
+        self._checkpoints.discard_after(checkpoint.step)
+        self._repair.restore(self._run_logger.lines)
+        self._validation.restore(self._run_logger.lines, state)
+        self._idle_steps, self._timer = 0, StepTimer()
+        await self._push(weights)
+        if self._is_served:
+            self._finished.serve(weights.version, weights.fingerprint)
+            self._rewards.start_step()
+            self._orchestrator.start(state.version)
+
+    async def _train_step(self) -> Trouble | None:
+        """Train one step; return what requires a rollback, if the step shows it.
+
+        Raises:
+            TrainingDiverged: too many optimizer steps in a row had no finite gradients.
+        """
         timer, state = self._timer, self._state
         # Its rollouts must not be in the lockstep batches of the step's, whose composition decides about rounding.
         if self._config.rollouts.max_staleness > 0:
@@ -188,7 +237,7 @@ class TrainingLoop:
         with timer.phase("rollouts"):
             groups = await self._next_groups()
         if groups is None:
-            return
+            return None
         self._validation.start(state)
         with timer.phase("update"):
             update = await self._update(groups)
@@ -199,7 +248,7 @@ class TrainingLoop:
                 if not await self._finish_validation():
                     # Nothing of this step is saved: the checkpoint is that of the validated version, from which a
                     # resumed run repeats the update and ends with the same weights.
-                    return
+                    return None
         # The engine gets the new weights before the orchestrator learns of them: in the other order, groups would start
         # that count as sampled by the new version and are sampled by the old one.
         trained_version = state.version
@@ -221,11 +270,15 @@ class TrainingLoop:
                 self._orchestrator.replaced_groups,
                 self._orchestrator.resting_questions,
             )
+        # before the checkpoint: what is rolled back needs none
+        if (trouble := self._repair.find_trouble(self._run_logger.lines)) is not None:
+            return trouble
         with self._timer.phase("checkpoint"):
             if self._is_checkpoint_due():
                 await self._checkpoints.save()
             elif not self._checkpoints.is_writing():  # else its resume still needs them
                 self._finished.keep_only(self._orchestrator.state().is_to_be_trained)
+        return None
 
     async def _update(self, groups: list[Group]) -> StepUpdate:
         limit = self._config.watchdog.update_seconds or None
@@ -270,7 +323,7 @@ class TrainingLoop:
         return await self._waits.finish_unless_stopped(validated, failed)
 
     async def _publish(self) -> None:
-        weights = await self._learner.publish(self._state.step)
+        weights = await self._learner.publish(self._state.step + self._repair.abandoned_versions)
         await self._push(weights)
         if self._is_served:
             self._finished.serve(weights.version, weights.fingerprint)

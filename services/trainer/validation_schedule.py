@@ -60,6 +60,15 @@ class ValidationSchedule:
         """Continue after the validations among these lines."""
         if self._validator is None:
             return
+        self._validator.open(identity)
+        self.restore(lines, state)
+
+    def restore(self, lines: Iterable[StepLine], state: RunState) -> None:
+        """Continue after the validations among these lines, and forget all others."""
+        if self._validator is None:
+            return
+        self._history = ValidationHistory(self._settings, self._validator.question_set)
+        state.validation = None
         found = [line for line in lines if is_validation(line)]
         self._history.restore(found)
         if any(line[QUESTION_SET] != self._validator.question_set for line in found):
@@ -70,7 +79,6 @@ class ValidationSchedule:
         if compared:
             state.validation = compared[-1]
             self._metrics.record_validation(compared[-1])
-        self._validator.open(identity)
         self._keep_best()
 
     def close(self, *, discard: bool) -> None:

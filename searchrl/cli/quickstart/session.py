@@ -232,7 +232,8 @@ class QuickstartSession:
 
 def read_complete_steps(metrics: Path) -> list[dict[str, float]]:
     """Read the steps in a trainer's ``metrics.jsonl``, without a last line that is being written."""
-    return [json.loads(line) for line in read_complete_lines(metrics)] if metrics.exists() else []
+    lines = [json.loads(line) for line in read_complete_lines(metrics)] if metrics.exists() else []
+    return [line for line in lines if "event" not in line]
 
 
 def _cell(result: pb.MethodResult) -> str:

@@ -202,6 +202,8 @@ def read_training_metrics(path: Path) -> list[Series]:
             raise InvalidRequest(f"{path}, line {number}: {error}") from error
         if not isinstance(row, dict):
             raise InvalidRequest(f"{path}, line {number}: must be a JSON object")
+        if "event" in row:  # of a trainer: a rollback or a pause, which has no metrics
+            continue
         step = next((row[key] for key in STEP_KEYS if isinstance(row.get(key), int | float)), None)
         if step is None:
             raise InvalidRequest(f"{path}, line {number}: has no step")

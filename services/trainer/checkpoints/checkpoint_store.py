@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,17 @@ class CheckpointStore:
         self._folder = folder
         self._keep = keep
 
-    def save(self, step: int, write: Callable[[Path], None], metadata: Mapping[str, Any] | None = None) -> Checkpoint:
+    def save(
+        self,
+        step: int,
+        write: Callable[[Path], None],
+        metadata: Mapping[str, Any] | None = None,
+        also_keep: Iterable[int] = (),
+    ) -> Checkpoint:
         """Make the folder that ``write`` fills the newest checkpoint; those of later steps are removed.
 
         ``metadata`` must be JSON; it should name what a resume must match (data set, tokenizer, code version).
+        Checkpoints of the steps ``also_keep`` are not removed now.
 
         Raises:
             Unavailable: the disk is full; older checkpoints are untouched.
@@ -90,7 +97,7 @@ class CheckpointStore:
             shutil.rmtree(temporary, ignore_errors=True)  # absent after a success; frees the space of a failed write
         # Damaged ones, from which the writer could not continue: ``_prune`` would keep them instead of the new one.
         self.discard_after(step)
-        self._prune()
+        self._prune(frozenset(also_keep))
         return Checkpoint(step, final, dict(metadata or {}))
 
     def steps(self) -> list[int]:
@@ -117,13 +124,18 @@ class CheckpointStore:
         match = re.fullmatch(r"step_(\d+)\n", name)
         return int(match[1]) if match else None
 
-    def newest_intact(self) -> Checkpoint | None:
+    def newest_intact(self, at_most: int | None = None) -> Checkpoint | None:
         """The newest checkpoint whose files all match their checksums; None if there is none.
+
+        Args:
+            at_most: step after which checkpoints are not considered.
 
         Raises:
             ConfigurationError: that one, or one that is newer, has another format.
         """
         for step in reversed(self.steps()):
+            if at_most is not None and step > at_most:
+                continue
             try:
                 return self.load(step)
             except DamagedCheckpoint as problem:
@@ -198,14 +210,14 @@ class CheckpointStore:
         for later in discarded:
             self._remove(later)
 
-    def _prune(self) -> None:
+    def _prune(self, also_keep: frozenset[int]) -> None:
         # After the new checkpoint has its name, never before: until then the oldest may be the only intact one. The
         # leftovers are those of killed processes; there is one writer, so none belongs to a write in progress.
         for leftover in self._folder.glob("step_*.tmp"):
             shutil.rmtree(leftover, ignore_errors=True)
         best = self.best_step()
         for step in self.steps()[: -self._keep]:
-            if step != best:
+            if step != best and step not in also_keep:
                 self._remove(step)
         for step in self.steps():
             if self._folder_of(step) == self._aside(step):

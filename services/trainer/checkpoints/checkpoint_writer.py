@@ -7,7 +7,7 @@ that runs beside it, and the previous checkpoint stays.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,11 +62,14 @@ class CheckpointWriter:
         written.result()
         return False
 
-    async def save(self, step: int, metadata: Mapping[str, Any], on_written: OnWritten) -> None:
+    async def save(
+        self, step: int, metadata: Mapping[str, Any], on_written: OnWritten, also_keep: Sequence[int] = ()
+    ) -> None:
         """Save the learner's state as the checkpoint of ``step``, after the one that is being written.
 
         Args:
             on_written: called when the checkpoint is complete.
+            also_keep: steps of older checkpoints that are not removed now.
 
         Raises:
             Exception: what this write or the one before raised; older checkpoints are untouched.
@@ -74,13 +77,13 @@ class CheckpointWriter:
         started = time.perf_counter()
         await self.finish()
         if not self._background:
-            checkpoint = await self._learner.save(lambda write: self._store.save(step, write, metadata))
+            checkpoint = await self._learner.save(lambda write: self._store.save(step, write, metadata, also_keep))
             on_written(checkpoint, CheckpointSeconds(time.perf_counter() - started))
             return
         write = await self._learner.capture()
         blocking = time.perf_counter() - started
         self.step = step
-        self._writing = asyncio.create_task(self._write(write, metadata, blocking, on_written))
+        self._writing = asyncio.create_task(self._write(write, metadata, blocking, on_written, also_keep))
 
     async def finish(self) -> None:
         """Wait for the checkpoint that is being written, if any.
@@ -103,12 +106,17 @@ class CheckpointWriter:
             self._writing = None
 
     async def _write(
-        self, write: Callable[[Path], None], metadata: Mapping[str, Any], blocking: float, on_written: OnWritten
+        self,
+        write: Callable[[Path], None],
+        metadata: Mapping[str, Any],
+        blocking: float,
+        on_written: OnWritten,
+        also_keep: Sequence[int],
     ) -> None:
         assert self.step is not None
         started = time.perf_counter()
         try:
-            checkpoint = await asyncio.to_thread(self._store.save, self.step, write, metadata)
+            checkpoint = await asyncio.to_thread(self._store.save, self.step, write, metadata, also_keep)
         finally:
             self.step = None
         on_written(checkpoint, CheckpointSeconds(blocking, time.perf_counter() - started))

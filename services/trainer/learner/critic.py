@@ -96,6 +96,10 @@ class Critic:
         """Clip, step and clear the accumulated gradients; see ``Learner.optim_step``."""
         return self._trained.optim_step(settings)
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of the settings; see ``Learner.scale_rates``."""
+        self._trained.rate_factor = factor
+
     def save(self, folder: Path) -> None:
         """Write weights, optimizer, step counters and random generators."""
         self._trained.save(folder)

@@ -145,6 +145,10 @@ class Learner:
         """
         return self._trained.optim_step(settings)
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of the settings by ``factor`` from now on; it replaces an earlier factor."""
+        self._trained.rate_factor = factor
+
     def publish(self, version: int) -> PublishedWeights:
         """Copy the weights, each once, and compute the fingerprint by which engines are checked."""
         # A copy: otherwise the next optimizer step would change weights that an engine in another thread still loads.

@@ -48,6 +48,12 @@ class LearnerGroup:
             reference = ReferencePolicy(policy.policy, settings, ranks)
         return cls(policy, critic, reference)
 
+    def scale_rates(self, factor: float) -> None:
+        """Multiply the learning rates of the settings by ``factor`` from now on; it replaces an earlier factor."""
+        self.policy.scale_rates(factor)
+        if self.critic is not None:
+            self.critic.scale_rates(factor)
+
     def save(self, folder: Path) -> None:
         """Write everything that a bit-exact resume needs."""
         self.policy.save(folder / "learner")

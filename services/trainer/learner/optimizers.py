@@ -51,6 +51,11 @@ class OptimSettings(Section):
     max_skipped_in_a_row: PositiveInt = Field(default=3, description="Steps without finite gradients before giving up.")
     schedule: ScheduleSettings = Field(default=ScheduleSettings(), description="Learning rate over steps.")
 
+    def scale(self, factor: float) -> Self:
+        """Return the same settings with all learning rates multiplied by ``factor``."""
+        rates = {name: getattr(self, name) * factor for name in ("learning_rate", "muon_learning_rate")}
+        return self.model_copy(update=rates)
+
 
 NamedParameter = tuple[str, torch.nn.Parameter]
 OptimizerState = dict[str, dict[str, dict[str, Tensor]]]

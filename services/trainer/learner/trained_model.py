@@ -76,6 +76,7 @@ class TrainedModel:
     def __init__(self, module: nn.Module, ranks: Ranks = ALONE) -> None:
         self.module = module
         self.steps = 0
+        self.rate_factor = 1.0  # of the learning rates; of the run and not of this state, so it is not saved here
         self._ranks = ranks
         self._optimizer: OptimizerSet | None = None
         self._saved_optimizer: OptimizerState | None = None
@@ -113,7 +114,7 @@ class TrainedModel:
         with explain_memory_errors(
             "the optimizer's state", "take a GPU with more memory, more ranks or a smaller model"
         ):
-            rate = optimizer.step(settings, self.steps) if finite else 0.0
+            rate = optimizer.step(settings.scale(self.rate_factor), self.steps) if finite else 0.0
         for parameter in parameters:
             parameter.grad = None  # not zeros: scoring and publishing until the next backward pass can use the memory
         if finite:
@@ -127,10 +128,7 @@ class TrainedModel:
         self._skipped_total += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= settings.max_skipped_in_a_row:
-            raise TrainingDiverged(
-                f"gradients were not finite {self._skipped_in_a_row} times in a row; "
-                "resume from the last checkpoint with a lower learning rate"
-            )
+            raise TrainingDiverged(f"gradients were not finite {self._skipped_in_a_row} times in a row")
 
     def _optimizer_for(self, settings: OptimSettings) -> OptimizerSet:
         if self._optimizer is None:

@@ -59,6 +59,10 @@ class DynamicSampling:
         self._replaced += [group.prompt.group_id for group in idle[:left]]
         return idle[left:], idle[:left]
 
+    def reset(self) -> None:
+        """Forget the groups of the step in progress."""
+        self._idle, self._replaced = [], []
+
     def end_step(self) -> int:
         """Return how many groups were replaced since the last step, and begin the next one."""
         count = len(self._replaced)

@@ -219,12 +219,32 @@ class Orchestrator:
 
     async def close(self) -> None:
         """Cancel everything that runs."""
+        await self._cancel_tasks()
+        await self._breaker.stop()
+
+    async def abandon(self) -> int:
+        """Cancel and forget every group that was drawn and not trained, and return their number.
+
+        ``restore`` and ``start`` follow. An open circuit stays open, and its probe goes on.
+        """
+        await self._cancel_tasks()
+        for group_id in self._running:
+            for rollout_index in range(self._settings.group_size):  # of a task that was cancelled before it ran
+                self._engine.close_session(rollout_name(self._source.group(group_id), rollout_index))
+        count = len(self.state().untrained)
+        self._running.clear()
+        self._ready.clear()
+        self._restarts.clear()
+        self._sampling.reset()
+        self._again, self._budget, self._dispatcher = [], 0, None
+        return count
+
+    async def _cancel_tasks(self) -> None:
         tasks = [task for _, task in self._running.values()]
         tasks += [self._dispatcher] if self._dispatcher else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._breaker.stop()
 
     def _wake(self) -> None:
         self._changed.set()

@@ -25,7 +25,15 @@ def read_facts(path: Path) -> RunFacts:
     settings = read_yaml(folder.config)
     if "rollouts" not in settings:
         raise ConfigurationError(f"{path} is no run that trains from rollouts")
-    return RunFacts(str(path), folder.step_lines(), settings, _is_trained(path), folder.final.is_dir(), time.time())
+    return RunFacts(
+        str(path),
+        folder.step_lines(),
+        settings,
+        _is_trained(path),
+        folder.final.is_dir(),
+        time.time(),
+        folder.events(),
+    )
 
 
 def _is_trained(path: Path) -> bool | None:

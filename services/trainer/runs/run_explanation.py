@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from services.trainer.runs.run_events import find_rollbacks
 from services.trainer.runs.run_folder import StepLine
 from services.trainer.runs.step_report import describe_duration, read_number, split_seconds
 from services.trainer.validation.history import is_validation
@@ -31,7 +32,8 @@ class RunFacts:
     """What the run folder says.
 
     Attributes:
-        lines: those of ``metrics.jsonl``.
+        lines: those of steps and validations in ``metrics.jsonl``.
+        events: its other lines.
         settings: ``run.yaml``.
         is_trained: whether a process trains the run now; None if that cannot be found out.
         has_model: whether the final model was exported.
@@ -44,6 +46,7 @@ class RunFacts:
     is_trained: bool | None
     has_model: bool
     now: float
+    events: Sequence[StepLine] = ()
 
     def setting(self, name: str) -> Any:
         """Return a setting by its dotted name; None if there is none."""
@@ -58,10 +61,11 @@ def explain_run(facts: RunFacts) -> list[str]:
     steps = [line for line in facts.lines if not is_validation(line)]
     if not steps:
         state = "it is starting, or its first step is in progress" if facts.is_trained else "no process trains it"
-        return [f"No step of {facts.folder} has ended yet: {state}."]
+        return [f"No step of {facts.folder} has ended yet: {state}.", *_describe_rollbacks(facts)]
     recent = steps[-RECENT_STEPS:]
     return [
         *_describe_state(facts, steps),
+        *_describe_rollbacks(facts),
         *_describe_time(facts, recent),
         *_describe_slow_step(recent),
         *_describe_lost_work(facts, recent),
@@ -95,6 +99,22 @@ def _describe_state(facts: RunFacts, steps: Sequence[StepLine]) -> Iterator[str]
         )
         return
     yield f"It trains: {place} ended {describe_duration(age)} ago."
+
+
+def _describe_rollbacks(facts: RunFacts) -> Iterator[str]:
+    rollbacks = find_rollbacks(facts.events)
+    if not rollbacks:
+        return
+    last, limit = rollbacks[-1], facts.setting("self_repair.rollbacks") or 0
+    times = "once" if len(rollbacks) == 1 else f"{len(rollbacks)} times"
+    more = f"of at most {limit}" if len(rollbacks) < limit else "and the next trouble ends it"
+    yield (
+        f"It was rolled back {times}, {more}. The last time at step {last.from_step}, because {last.cause}: it "
+        f"returned to step {last.to_step} with a learning rate of {last.learning_rate:g}, and lost "
+        f"{last.lost_groups} groups."
+    )
+    if last.cause != rollbacks[0].cause:
+        yield f"The first time it was rolled back because {rollbacks[0].cause}."
 
 
 def _describe_time(facts: RunFacts, recent: Sequence[StepLine]) -> Iterator[str]:

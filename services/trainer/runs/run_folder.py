@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from searchrl.errors import ConfigurationError
 from searchrl.storage.artifact_manifest import Artifact, verify_folder, verify_input, write_artifact
 from searchrl.storage.durable_files import atomic_path, read_complete_lines
+from services.trainer.runs.run_events import is_event
 from services.trainer.validation.history import find_last_step
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ StepLine = Mapping[str, float | int | str | bool | None]
 class RunFolder:
     """The files of one run.
 
-    ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step and per validation),
+    ``run.yaml`` (the configuration), ``metrics.jsonl`` (one line per step, per validation and per event),
     ``trajectories/step_000001.parquet``, ``validation/step_000010.jsonl`` (one row per question), ``checkpoints/``,
     ``tensorboard/``, ``trackers/`` (the runs that trackers continue), ``untrained/`` (trajectories that wait for their
     reward or for the learner), ``engine/`` (logs of the servers that sample, and the newest weights) and, at the end,
@@ -76,18 +77,18 @@ class RunFolder:
         with atomic_path(self.config, unique=False) as part:
             part.write_text(config_text, encoding="utf-8")
 
-    def truncate_after(self, step: int) -> None:
-        """Remove what was written after ``step``: the resumed run writes it again."""
+    def truncate_after(self, step: int, *events: StepLine) -> None:
+        """Remove what was written after ``step``, which the run writes again; events stay, and ``events`` are added."""
         self.trajectories.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self.step_lines() if _step(line) <= step]
+        kept = [line for line in self._lines() if is_event(line) or _step(line) <= step]
         with atomic_path(self.metrics, unique=False) as part:
-            part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            part.write_text("".join(json.dumps(line) + "\n" for line in [*kept, *events]), encoding="utf-8")
         for path in self.trajectories.glob("step_*.parquet"):
             if int(path.stem.removeprefix("step_")) > step:
                 path.unlink()
 
     def append(self, line: StepLine) -> None:
-        """Append the line of one step or validation to ``metrics.jsonl`` and flush it to disk."""
+        """Append the line of one step, validation or event to ``metrics.jsonl`` and flush it to disk."""
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
@@ -96,7 +97,15 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def step_lines(self) -> list[StepLine]:
-        """Return the lines so far, without a last line that is incomplete."""
+        """Return the lines of steps and validations so far."""
+        return [line for line in self._lines() if not is_event(line)]
+
+    def events(self) -> list[StepLine]:
+        """Return the lines of events so far."""
+        return [line for line in self._lines() if is_event(line)]
+
+    def _lines(self) -> list[StepLine]:
+        """Return all lines, without a last one that is incomplete."""
         # Its process was killed while it wrote the line, or the disk was full.
         return [json.loads(line) for line in read_complete_lines(self.metrics)] if self.metrics.exists() else []
 

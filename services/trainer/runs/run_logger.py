@@ -9,6 +9,7 @@ from searchrl.storage.durable_files import explain_disk_full
 from services.trainer.algorithms.base import StepUpdate
 from services.trainer.metrics import TrainerMetrics
 from services.trainer.rollouts.group import Group
+from services.trainer.runs.run_events import Rollback
 from services.trainer.runs.run_folder import RunFolder, StepLine
 from services.trainer.runs.run_state import RunState
 from services.trainer.runs.step_report import StepProgress, choose_samples, split_waiting
@@ -65,15 +66,30 @@ class RunLogger:
         if resume:
             self.folder.truncate_after(step)
             self.folder.write_config(self._config_text)
-            self.lines = self.folder.step_lines()
-            steps = [line for line in self.lines if not is_validation(line)]
-            self._collapse.restore([float(line["success"] or 0.0) for line in steps if "success" in line])
+            self._read_lines()
         else:
             self.folder.create(self._config_text)
         for tracker in self._trackers:
             tracker.start(step)
         self._metrics.record_start(step)
         self._last = time.monotonic()
+
+    def _read_lines(self) -> None:
+        self.lines = self.folder.step_lines()
+        steps = [line for line in self.lines if not is_validation(line)]
+        self._collapse = CollapseDetector()
+        self._collapse.restore([float(line["success"] or 0.0) for line in steps if "success" in line])
+
+    async def record_rollback(self, rollback: Rollback) -> None:
+        """Record a rollback, and remove the records of the steps that it left behind; both or neither is on disk."""
+        await asyncio.to_thread(self._write_rollback, rollback)
+        self._read_lines()
+        self._metrics.record_rollback(rollback.to_step, rollback.lost_groups)
+        self._last = time.monotonic()
+
+    def _write_rollback(self, rollback: Rollback) -> None:
+        with explain_disk_full(f"the rollback in {self.folder.path}", "free some space and resume"):
+            self.folder.truncate_after(rollback.to_step, rollback.to_line())
 
     async def close(self, end: RunEnd) -> None:
         """Deliver what the trackers have not shown yet, for a limited time."""

@@ -25,7 +25,8 @@ class RunState:
 
     Attributes:
         interrupted: the process received SIGTERM; the run ends without waiting for the rollouts in flight.
-        step: training steps finished; the policy version is the same number once published.
+        step: training steps finished.
+        version: of the policy; the number of its steps, and that of the versions that rollbacks left behind.
         saved_step: step of the newest checkpoint; -1 before the first.
         validation: line of the newest validation; None before the first, and without validation.
         completed: the run has reached its end, and its model is exported.

@@ -170,7 +170,7 @@ class CollapseDetector:
             return False
         average = sum(self._recent) / len(self._recent)
         self.best = max(self.best, average)
-        return average < self._fraction * self.best
+        return self.best > 0 and average < self._fraction * self.best
 
     def restore(self, history: Sequence[float]) -> None:
         """Observe the earlier steps of a resumed run."""

@@ -359,6 +359,12 @@ def _reliability() -> list[Json]:
             "Must stay 0.",
         ),
         stat("Resumed from step", "short", [gauge("resumed_step")], "0: not resumed."),
+        stat(
+            "Rollbacks",
+            "short",
+            [gauge("rollbacks_total")],
+            "Returns to an earlier checkpoint with a lower learning rate, since this process started.",
+        ),
         graph(
             "Container restarts",
             "short",

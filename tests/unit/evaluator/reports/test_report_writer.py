@@ -116,6 +116,12 @@ def test_the_curves_of_a_running_training_end_with_its_last_complete_step(tmp_pa
     assert read_training_metrics(path) == [Series("loss", (0.0, 1.0), (3.0, 2.0))]
 
 
+def test_an_event_of_a_run_is_no_point_of_its_curves(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 1, "loss": 2.0}\n{"event": "rollback", "step": 1, "loss": 9.0}\n')
+    assert read_training_metrics(path) == [Series("loss", (1.0,), (2.0,))]
+
+
 @pytest.mark.parametrize("line", [b"{", b"\xff", b"[" * 100_000])
 def test_a_metrics_line_that_is_not_json_is_named(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "metrics.jsonl"

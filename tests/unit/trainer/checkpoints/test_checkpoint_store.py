@@ -69,6 +69,17 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert newest_text(store) == "30"
 
 
+def test_a_checkpoint_that_a_rollback_may_need_is_kept_beside_the_newest_ones(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2, 3, 4):
+        store.save(step, writer(f"step {step}"), also_keep=[1])
+    assert store.steps() == [1, 3, 4]
+    found = store.newest_intact(2)
+    assert found is not None and found.step == 1
+    store.save(5, writer("step 5"))
+    assert store.steps() == [4, 5] and store.newest_intact(3) is None
+
+
 def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, writer("old"))

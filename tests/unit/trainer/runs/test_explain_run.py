@@ -11,6 +11,7 @@ import yaml
 
 from services.trainer.algorithms import ALGORITHMS
 from services.trainer.runs.explain_run import main
+from services.trainer.runs.run_events import Rollback
 from services.trainer.runs.run_explanation import RunFacts, explain_run
 from services.trainer.runs.run_lock import RunLock
 from services.trainer.runs.step_report import split_seconds
@@ -101,6 +102,28 @@ def test_the_longest_step_is_explained_by_its_longest_part_and_its_failures() ->
     expected = "The longest was step 3 with 95.0 s, of which rollouts took 86.0 s, and 5 of its rollouts failed"
     assert expected in text and "One step was more than 3 times as long as usual" in text
     assert "as long as usual" not in explain(line(1), line(2), line(3, seconds=25.0))
+
+
+def test_rollbacks_are_described_by_their_causes_and_by_what_they_cost() -> None:
+    def rollback(cause: str, number: int) -> Rollback:
+        return Rollback(cause, 4 * number, number, 0.5**number, 1e-3 * 0.5**number, 5 * number, 6, 0.0)
+
+    def explain_rollbacks(*rollbacks: Rollback) -> str:
+        events = [found.to_line() for found in rollbacks]
+        settings = {"self_repair": {"rollbacks": 2}}
+        return "\n".join(explain_run(RunFacts("runs/first", [line(1)], settings, True, False, 1015.0, events)))
+
+    first, second = rollback("gradients were not finite 3 times in a row", 1), rollback("the reward was low", 2)
+    assert (
+        "It was rolled back once, of at most 2. The last time at step 4, because gradients were not finite 3 times in "
+        "a row: it returned to step 1 with a learning rate of 0.0005, and lost 6 groups."
+    ) in explain_rollbacks(first)
+    text = explain_rollbacks(first, second)
+    assert (
+        "rolled back 2 times, and the next trouble ends it. The last time at step 8, because the reward was low" in text
+    )
+    assert "The first time it was rolled back because gradients were not finite 3 times in a row." in text
+    assert "rolled back" not in explain_rollbacks()
 
 
 def test_success_and_its_collapse_are_described_by_windows() -> None:

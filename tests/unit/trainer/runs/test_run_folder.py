@@ -35,6 +35,14 @@ def test_lines_and_trajectories_after_the_checkpoint_are_removed(tmp_path: Path)
     assert [path.name for path in sorted(run.trajectories.iterdir())] == ["step_000001.parquet"]
 
 
+def test_events_stay_when_the_lines_after_the_checkpoint_are_removed(tmp_path: Path) -> None:
+    run = with_lines(tmp_path, 1, 2)
+    run.append({"event": "rollback", "step": 2})
+    run.truncate_after(1, {"event": "rollback", "step": 1})
+    assert [line["step"] for line in run.step_lines()] == [1]
+    assert [event["step"] for event in run.events()] == [2, 1]
+
+
 def test_a_run_that_was_killed_before_its_first_line_can_be_truncated(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.truncate_after(0)
