@@ -143,6 +143,11 @@ class Group:
             if rollout.trajectory and self.is_usable(rollout)
         )
 
+    @property
+    def start_version(self) -> int:
+        """The oldest version; a group without usable rollouts is never stale."""
+        return self.oldest_version if self.usable else 1 << 62  # later than any version
+
 
 def _find_oldest_version(trajectory: Trajectory) -> int:
     tokens = trajectory.tokens

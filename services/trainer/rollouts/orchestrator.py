@@ -173,7 +173,7 @@ class Orchestrator:
             self._changed.clear()
             await self._wait_for_change()
         # oldest first: what waits longer would become stale
-        in_order = sorted(self._ready, key=lambda group: (_find_start_version(group), group.prompt.group_id))
+        in_order = sorted(self._ready, key=lambda group: (group.start_version, group.prompt.group_id))
         taken = in_order[: self._settings.groups_per_step]
         self._ready = in_order[self._settings.groups_per_step :]
         self.replaced_groups = self._sampling.end_step()
@@ -196,16 +196,9 @@ class Orchestrator:
                 continue  # a rollout may have ended meanwhile
 
     def _describe_stall(self, seconds: float) -> str:
-        """Describe what the rollouts wait for."""
         if self._breaker.is_open:
             return f"no rollout ended for {seconds:g} s: dispatch is paused, {self._breaker.reason}"
-        stages = Counter(self._worker.stages.values())
-        waits = ", ".join(f"{count} for {stage}" for stage, count in stages.most_common()) or "none"
-        oldest = ", ".join(map(str, sorted(self._running)[:3])) or "none"
-        return (
-            f"no rollout ended for {seconds:g} s: {len(self._running)} groups run (the oldest are {oldest}); "
-            f"rollouts wait: {waits}"
-        )
+        return f"no rollout ended for {seconds:g} s: {self._worker.describe_waits(sorted(self._running))}"
 
     async def wait_for_outage(self) -> None:
         """Wait until dispatch is paused because services fail; return at once if it is paused already."""
@@ -377,9 +370,9 @@ class Orchestrator:
         # With max_staleness 1 and the learner at version 5, tokens of version 4 are allowed: a group is dropped if its
         # oldest usable token has version 3.
         limit = self._version - self._settings.max_staleness
-        stale = [group for group in self._ready if _find_start_version(group) < limit]
+        stale = [group for group in self._ready if group.start_version < limit]
         if stale:
-            self._ready = [group for group in self._ready if _find_start_version(group) >= limit]
+            self._ready = [group for group in self._ready if group.start_version >= limit]
             for group in stale:
                 self._start_again(group, "stale")
             self._wake()
@@ -405,8 +398,3 @@ class Orchestrator:
         self._failure = self._failure or error
         self._failed.set()
         self._changed.set()
-
-
-def _find_start_version(group: Group) -> int:
-    """Version of the group's oldest usable token; a group without any is never stale."""
-    return group.oldest_version if group.usable else 1 << 62  # later than any version

@@ -9,7 +9,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,6 +99,12 @@ class RolloutWorker:
         """Prepare for ``group_size`` rollouts of each of these questions."""
         if self._finished is not None:
             self._finished.prepare([prompt.group_id for prompt in prompts], group_size)
+
+    def describe_waits(self, group_ids: Sequence[int]) -> str:
+        """Describe what the rollouts of these running groups wait for."""
+        waits = ", ".join(f"{count} for {stage}" for stage, count in Counter(self.stages.values()).most_common())
+        oldest = ", ".join(map(str, group_ids[:3])) or "none"
+        return f"{len(group_ids)} groups run (the oldest are {oldest}); rollouts wait: {waits or 'none'}"
 
     async def run_rollout(self, prompt: PromptGroup, rollout_index: int, on_generated: Callable[[], None]) -> Rollout:
         """Run one rollout to its outcome; call ``on_generated`` when it needs no more tokens.
