@@ -29,8 +29,9 @@ OPTIONAL_PARTS = {
     # Trainer and evaluator install pyarrow; elsewhere a parquet file is refused with a message.
     "searchrl/datasets/table_records.py": "evaluator",
 }
-# Runs in vLLM's environment, which has these libraries and none of ours.
+# Runs in vLLM's environment, which has these modules (the last one stands beside it) and none of ours.
 IN_VLLM = ROOT / "services" / "trainer" / "engines" / "vllm" / "plugin"
+MODULES_IN_VLLM = ("vllm", "torch", "safetensors", "shared_buffers")
 
 
 def normalized(requirement: str) -> str:
@@ -69,7 +70,7 @@ def third_party_imports(folder: Path) -> Iterator[tuple[Path, str]]:
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
             if path.is_relative_to(IN_VLLM):
-                names = [name for name in names if name.partition(".")[0] not in ("vllm", "torch", "safetensors")]
+                names = [name for name in names if name.partition(".")[0] not in MODULES_IN_VLLM]
             for name in names:
                 top = name.partition(".")[0]
                 # type checkers provide _typeshed; it is imported for them alone

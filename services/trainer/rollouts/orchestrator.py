@@ -20,7 +20,7 @@ from services.trainer.rollouts.circuit_breaker import CircuitBreaker
 from services.trainer.rollouts.dynamic_sampling import DynamicSampling
 from services.trainer.rollouts.group import Group, Rollout, RolloutSettings, sorted_by_id
 from services.trainer.rollouts.refusals import LeftOutQuestions
-from services.trainer.rollouts.rollout_worker import RolloutWorker, rollout_name
+from services.trainer.rollouts.rollout_worker import RolloutWorker, describe_waits, rollout_name
 from services.trainer.rollouts.task_source import PromptGroup, TaskSource
 
 logger = logging.getLogger(__name__)
@@ -188,17 +188,15 @@ class Orchestrator:
         while not self._changed.is_set():
             left = self._progress_at + limit - time.monotonic() if limit else None
             if left is not None and left <= 0:
-                raise Unavailable(self._describe_stall(limit), retry_after_seconds=None)
+                cause = describe_waits(self._worker.stages, sorted(self._running))
+                if self._breaker.is_open:
+                    cause = f"dispatch is paused, {self._breaker.reason}"
+                raise Unavailable(f"no rollout ended for {limit:g} s: {cause}", retry_after_seconds=None)
             try:
                 async with asyncio.timeout(left):  # wait_for of Python 3.11 may swallow a cancellation
                     await self._changed.wait()
             except TimeoutError:
                 continue  # a rollout may have ended meanwhile
-
-    def _describe_stall(self, seconds: float) -> str:
-        if self._breaker.is_open:
-            return f"no rollout ended for {seconds:g} s: dispatch is paused, {self._breaker.reason}"
-        return f"no rollout ended for {seconds:g} s: {self._worker.describe_waits(sorted(self._running))}"
 
     async def wait_for_outage(self) -> None:
         """Wait until dispatch is paused because services fail; return at once if it is paused already."""

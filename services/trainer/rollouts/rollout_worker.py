@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -99,12 +99,6 @@ class RolloutWorker:
         """Prepare for ``group_size`` rollouts of each of these questions."""
         if self._finished is not None:
             self._finished.prepare([prompt.group_id for prompt in prompts], group_size)
-
-    def describe_waits(self, group_ids: Sequence[int]) -> str:
-        """Describe what the rollouts of these running groups wait for."""
-        waits = ", ".join(f"{count} for {stage}" for stage, count in Counter(self.stages.values()).most_common())
-        oldest = ", ".join(map(str, group_ids[:3])) or "none"
-        return f"{len(group_ids)} groups run (the oldest are {oldest}); rollouts wait: {waits or 'none'}"
 
     async def run_rollout(self, prompt: PromptGroup, rollout_index: int, on_generated: Callable[[], None]) -> Rollout:
         """Run one rollout to its outcome; call ``on_generated`` when it needs no more tokens.
@@ -298,3 +292,10 @@ class RewardScorer:
             if error.kind in OUTAGE_KINDS:
                 logger.warning("the reward of question %s failed and is retried: %s", question.id, error)
             raise
+
+
+def describe_waits(stages: Mapping[str, str], group_ids: Sequence[int]) -> str:
+    """Describe what the rollouts of running groups wait for, by ``RolloutWorker.stages``."""
+    waits = ", ".join(f"{count} for {stage}" for stage, count in Counter(stages.values()).most_common())
+    oldest = ", ".join(map(str, group_ids[:3])) or "none"
+    return f"{len(group_ids)} groups run (the oldest are {oldest}); rollouts wait: {waits or 'none'}"

@@ -17,7 +17,7 @@ VALUES: dict[str, dict[str, list[str]]] = {
         "method": ["s3"], "outcome": FAILED, "engine": ["generator", "judge"], "request": ["chat", "stream"],
         "direction": ["prompt", "completion"], "decided_by": ["span", "judge"], "correct": ["true", "false"],
         "format": ["html"], "phase": ["rollouts", "update", "validation", "publish"], "service": ["generator"],
-        "tracker": ["mlflow"],
+        "tracker": ["mlflow"], "part": ["blocking", "background"],
         "model": ["policy", "critic"],
     },
     "searchrl_retriever_queries": {"outcome": ["ok", "failed"]},

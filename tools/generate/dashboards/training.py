@@ -359,11 +359,11 @@ def _reliability() -> list[Json]:
             "Must stay 0.",
         ),
         stat("Resumed from step", "short", [gauge("resumed_step")], "0: not resumed."),
-        stat(
+        graph(
             "Rollbacks",
             "short",
-            [gauge("rollbacks_total")],
-            "Returns to an earlier checkpoint with a lower learning rate, since this process started.",
+            [query(f"sum(increase({T}_rollbacks_total{{$pick}}[$__rate_interval]))", "rollbacks")],
+            "Returns to an earlier checkpoint, with a lower learning rate.",
         ),
         graph(
             "Container restarts",
