@@ -181,12 +181,10 @@ class _Trained(NamedTuple):
 
 
 def _count_trained(described: Any, config: RunConfig, parameters: int, width: int) -> _Trained:
-    settings = config.learner.adapter
+    settings, model = config.learner.adapter, _build_without_memory(described)
     if not isinstance(settings, LoraSettings):
-        model = _build_without_memory(described)
         matrices = sum(p.numel() for name, p in model.named_parameters() if is_hidden_matrix(name, p))
         return _Trained(parameters, matrices, 0)
-    model = _build_without_memory(described)
     quantized = count_linear_parameters(model) if settings.kind == "qlora" else 0
     # What is not quantized is held in the dtype of the passes.
     frozen = round(QUANTIZED_BYTES * quantized) + width * (parameters - quantized)

@@ -166,10 +166,7 @@ def vllm_engine(model: Path, folder: Path, kind: str, engines: list[Engines]) ->
     params=[
         "torch",
         "scripted",
-        pytest.param("vllm", marks=NEEDS_VLLM),
-        pytest.param("vllm with gloo", marks=NEEDS_VLLM),
-        pytest.param("vllm with ipc", marks=NEEDS_VLLM),
-        pytest.param(WITH_ADAPTERS, marks=NEEDS_VLLM),
+        *(pytest.param(kind, marks=NEEDS_VLLM) for kind in BACKENDS),
     ],
 )
 async def engines(
